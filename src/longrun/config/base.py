@@ -1,0 +1,166 @@
+"""What every stage's settings share: strictness, paths, identity and a file form.
+
+Unknown settings stop the program and the nearest known name is given. ``output_dir`` and the
+fields marked ``execution()`` say where and how fast, not what; they are not part of the identity.
+"""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from longrun.errors import ConfigError
+
+
+def execution(default: Any, **bounds: Any) -> Any:
+    """Field that changes how fast a stage runs but not what it makes."""
+    return Field(default=default, json_schema_extra={"execution": True}, **bounds)
+
+
+def source(default: Any = ..., **bounds: Any) -> Any:
+    """Field that names files the stage reads: known by their content, not by their path."""
+    return Field(default=default, json_schema_extra={"source": True}, **bounds)
+
+
+class Settings(BaseModel):
+    """Strict, frozen settings; a docstring under a field is its description in the schema."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate ``values``; ``where`` (a file, a stage) leads every message.
+
+        Raises:
+            ConfigError: one line naming the field, the value, the bound and the nearest name.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error.errors()[0], where)) from None
+
+
+class StageConfig(Settings):
+    """Settings of one stage."""
+
+    output_dir: Path
+    """Folder that the stage fills; created when missing."""
+
+    def inputs(self) -> dict[str, list[Path]]:
+        """Every path that the stage reads, by dotted field name; globs are expanded, sorted."""
+        return {name: paths for name, paths in _sources(self, "") if paths}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the output: no ``output_dir``, speed settings or paths."""
+        decisive = _decisive(self)
+        del decisive["output_dir"]
+        return decisive
+
+    def save(self, path: Path) -> None:
+        """Write the resolved settings as YAML; the file is itself a valid input."""
+        # Written plainly: this file describes the stage and is rewritten on every start.
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def nearest(name: str, known: Iterator[str] | list[str]) -> str:
+    """Say which known name ``name`` may have meant, or list them.
+
+    >>> nearest("pack_sise", ["pack_size", "seed"])
+    'did you mean pack_size?'
+    """
+    names = list(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(names))}"
+
+
+def expand(pattern: Path) -> list[Path]:
+    """Expand a glob pattern to sorted paths; a plain path to itself."""
+    text = str(pattern)
+    if not any(sign in text for sign in "*?["):
+        return [pattern]
+    anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    return sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))
+
+
+def _marks(info: FieldInfo) -> dict[str, Any]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _sources(value: Any, name: str) -> Iterator[tuple[str, list[Path]]]:
+    """Walk settings and yield ``(dotted name, paths)`` of every field marked as a source."""
+    if isinstance(value, Settings):
+        for key, info in type(value).model_fields.items():
+            inside = getattr(value, key)
+            dotted = f"{name}.{key}" if name else key
+            if _marks(info).get("source"):
+                yield from _paths(inside, dotted)
+            else:
+                yield from _sources(inside, dotted)
+    elif isinstance(value, dict):
+        for key, inside in value.items():
+            yield from _sources(inside, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, inside in enumerate(value):
+            yield from _sources(inside, f"{name}.{index}")
+
+
+def _paths(value: Any, name: str) -> Iterator[tuple[str, list[Path]]]:
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            yield from _paths(inside, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        yield name, [path for inside in value for path in expand(inside)]
+    elif value is not None:
+        yield name, expand(value)
+
+
+def _decisive(value: Any) -> Any:
+    """Dump settings to JSON values without the fields marked as source or execution."""
+    if isinstance(value, Settings):
+        return {
+            key: _decisive(getattr(value, key))
+            for key, info in type(value).model_fields.items()
+            if not _marks(info)
+        }
+    if isinstance(value, dict):
+        return {str(key): _decisive(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_decisive(inside) for inside in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    name = f"{where}.{location}" if location else where
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown setting; {nearest(str(error['loc'][-1]), _siblings(model, error))}"
+    if error["type"] == "missing":
+        return f"{name}: is required; set it in the recipe or as {location}=VALUE"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {reason} (got {error['input']!r:.80})"
+
+
+def _siblings(model: type[BaseModel], error: ErrorDetails) -> list[str]:
+    current: Any = model
+    for part in error["loc"][:-1]:
+        fields = getattr(current, "model_fields", {})
+        if part in fields:
+            current = _model_in(fields[part].annotation)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inside in getattr(annotation, "__args__", ()):
+        found = _model_in(inside)
+        if found is not None:
+            return found
+    return None

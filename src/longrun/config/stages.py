@@ -1,0 +1,294 @@
+"""The settings of every stage: one class per verb of the command line.
+
+A class says what its stage may be told and within which bounds. Checks that need a file or a
+second stage live where both are at hand.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.filters import Filter
+
+Mode = Literal["cot", "tir", "genselect"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path | dict) else value
+
+
+def _as_sources(value: Any) -> Any:
+    return [
+        {"path": entry} if isinstance(entry, str | Path) else entry for entry in _as_list(value)
+    ]
+
+
+Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class SynthesizeConfig(StageConfig):
+    """Write generated problems with worked solutions in the OpenMathReasoning columns."""
+
+    num_problems: PositiveInt = 6000
+    """Training problems over all modes."""
+    num_held_out: PositiveInt = 100
+    """Benchmark problems of each mode; their operands never occur in training."""
+    seed: NonNegativeInt = 0
+
+
+class TrainTokenizerConfig(StageConfig):
+    """Train a byte-level BPE tokenizer and write it as a Hugging Face folder."""
+
+    data: Paths = source()
+    """Record files (JSONL) whose text the merges are learned from."""
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 1024
+
+
+class InitModelConfig(StageConfig):
+    """Make a randomly initialised Qwen2-architecture model as a Hugging Face folder."""
+
+    tokenizer: Path = source()
+    """Hugging Face folder whose tokenizer the model gets; sets the size of the vocabulary."""
+    num_layers: PositiveInt = 4
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 384
+    num_heads: PositiveInt = 4
+    num_kv_heads: PositiveInt = 2
+    max_positions: PositiveInt = 4096
+    rope_theta: Positive = 10_000.0
+    tied: bool = True
+    """Share the embedding with the output layer."""
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "InitModelConfig":
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "num_heads must divide hidden_size and num_kv_heads must divide num_heads"
+            )
+        return self
+
+
+class DataSource(Settings):
+    """Some record files and how their columns become the expected ones."""
+
+    path: Path = source()
+    """File or glob of JSONL, JSONL.gz, JSONL.zst or Parquet files."""
+    columns: dict[str, str] = {}
+    """Expected column -> ``str.format`` template over the raw record, as in
+    ``generated_solution: "{solution} \\\\boxed{{{answer}}}"``; columns not named pass unchanged."""
+
+
+class PrepareConfig(StageConfig):
+    """Turn raw records into tokenized documents with typed spans."""
+
+    data: Annotated[list[DataSource], BeforeValidator(_as_sources), Field(min_length=1)]
+    """Record sources, in order. A plain path stands for ``{path: ...}``."""
+    tokenizer: Path = source()
+    """Hugging Face tokenizer or model folder."""
+    prompts: dict[Mode, str] = MATH_PROMPTS  # type: ignore[assignment]  # keys are the literals
+    """Mode -> name of a built-in prompt or a YAML file."""
+    chat_template: str = "chatml"
+    """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own."""
+    code_style: Literal["tool_call", "fenced"] = "tool_call"
+    """How code calls are marked in TIR solutions: ``<tool_call>`` tags or fenced python."""
+    missing_budget: Literal["drop", "pass"] = "drop"
+    """TIR records without any notice of remaining code executions."""
+    filters: list[Filter] = []
+    """Applied in order; the first that refuses a record names it in the ledger."""
+    validation_share: Share = 0.0
+    """Share of the problems (never of the records) held out for validation."""
+    seed: NonNegativeInt = 0
+    """Decides which problems are held out."""
+    part_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
+    """Bytes of a source file that one worker takes at a time and writes as one shard."""
+    num_workers: NonNegativeInt = execution(0)
+    """Worker processes; 0: one per core."""
+
+
+class PackConfig(StageConfig):
+    """Decide which documents share a pack; copies no tokens."""
+
+    documents: Path = source()
+    """Output folder of ``prepare``."""
+    pack_size: Annotated[int, Field(ge=2)] = 32768
+    """Tokens of a pack; a document is never split."""
+    strategy: Literal["random-exact", "best-fit", "sequential", "none"] = "random-exact"
+    """``none`` gives every document a pack of its own."""
+    num_epochs: PositiveInt = 1
+    """Plans to make, each with its own random choice; training cycles through them."""
+    over_long: Literal["drop", "error"] = "drop"
+    """Documents longer than ``pack_size``."""
+    max_dropped_share: Share = 0.05
+    """More than this share of documents dropped as over-long stops the stage."""
+    seed: NonNegativeInt = 0
+
+
+class OptimizerSettings(Settings):
+    """The optimizer and its learning-rate schedule."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """``muon``: Muon on the hidden matrices, AdamW on everything else."""
+    lr: Positive = 1e-4
+    """Peak learning rate."""
+    min_lr: NonNegative = 0.0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegative = 0.01
+    """Applied to matrices only, never to norms and biases."""
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    eps: Positive = 1e-8
+    clip_norm: Positive | None = 1.0
+    """Bound of the global gradient norm; null: no clipping."""
+
+    @model_validator(mode="after")
+    def _floor_below_peak(self) -> "OptimizerSettings":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
+        return self
+
+
+class LossWeights(Settings):
+    """Weight of each kind of span in the loss; the stop token always has weight 1."""
+
+    thinking: NonNegative = 1.0
+    code: NonNegative = 1.0
+    answer: NonNegative = 1.0
+    tool_output: NonNegative = 0.0
+    notice: NonNegative = 0.0
+
+
+class TrainConfig(StageConfig):
+    """Fine-tune a model on packs; one command for one process or many."""
+
+    packs: Path = source()
+    """Output folder of ``pack``."""
+    model: Path = source()
+    """Hugging Face model folder to start from."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; null: what ``max_epochs`` gives."""
+    max_epochs: Positive = 1.0
+    """Upper bound in passes over the packs; the smaller of the two bounds holds."""
+    global_batch_size: PositiveInt = 8
+    """Packs of one optimizer step, over all processes."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    loss_weights: LossWeights = LossWeights()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; weights and optimizer states are always float32."""
+    seed: NonNegativeInt = 0
+    """Decides the order of the packs."""
+    save_interval: PositiveInt = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: PositiveInt | None = None
+    """Newest checkpoints to keep; null: all."""
+    validation_interval: PositiveInt | None = None
+    """Steps between validations on the held-out documents; null: only at the end."""
+    num_processes: PositiveInt = execution(1)
+    """Data-parallel processes on this machine."""
+    sharding: Literal["replicate", "full"] = execution("replicate")
+    """``full`` shards weights, gradients and optimizer states over the processes (FSDP2)."""
+    attention: Literal["auto", "reference", "sdpa", "torch_varlen"] = execution("auto")
+    recompute: Literal["none", "full"] = execution("none")
+    """``full`` recomputes each layer in the backward pass and saves its activations."""
+    loss_chunk_tokens: PositiveInt = execution(1024)
+    """Supervised tokens whose logits exist at the same time."""
+    log_interval: PositiveInt = execution(10)
+    """Steps between lines of the log; ``metrics.jsonl`` has every step."""
+    verify: bool = execution(True)
+    """Check document isolation and loss equality before the first step."""
+
+
+class AverageConfig(StageConfig):
+    """Average checkpoints of one training into a Hugging Face model."""
+
+    checkpoints: Path = source()
+    """Output folder of ``train``."""
+    steps: list[PositiveInt] | str = "all"
+    """Steps to average: a list, ``all``, or ``last:N``. Every one must be there."""
+    export_members: bool = False
+    """Also write each member as a model of its own, to compare with the mean."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the exported weights; the mean itself is taken in float32."""
+
+
+class Benchmark(Settings):
+    """One set of problems with known answers."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    path: Path = source()
+    """JSONL with ``problem`` and ``expected_answer``, optionally ``id`` and ``source``."""
+    mode: Mode = "cot"
+    limit: PositiveInt | None = None
+    """Use only the first problems; null: all."""
+
+
+class SandboxSettings(Settings):
+    """Where the code that a model writes is run."""
+
+    isolation: Literal["bubblewrap", "process"] = "bubblewrap"
+    """``bubblewrap``: no network, no files but a scratch folder. ``process``: limits on time,
+    memory and output only; for code you trust."""
+    timeout_seconds: Positive = 10.0
+    memory_bytes: Annotated[int, Field(ge=1 << 26)] = 2 << 30
+    output_chars: PositiveInt = 1000
+
+
+class GenerateConfig(StageConfig):
+    """Sample solutions of benchmark problems from one or more models."""
+
+    models: dict[str, Path] = source()
+    """Label -> Hugging Face model folder."""
+    benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
+    conversation: Path | None = source(None)
+    """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
+    ``conversation.json`` that an exported model carries."""
+    samples: PositiveInt = 1
+    """Solutions per problem."""
+    temperature: NonNegative = 0.0
+    """0: greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: PositiveInt = 1024
+    """Bound of one solution, tool output included."""
+    max_code_executions: PositiveInt = 8
+    """Code budget of problems that do not bring their own ``total_code_executions``."""
+    sandbox: SandboxSettings = SandboxSettings()
+    seed: NonNegativeInt = 0
+    batch_size: PositiveInt = execution(64)
+
+
+class EvaluateConfig(StageConfig):
+    """Grade predictions and summarise them with error bars."""
+
+    predictions: Paths = source()
+    """Output folders of ``generate``."""
+
+
+class ReportConfig(StageConfig):
+    """Write one self-contained page about a run."""
+
+    stages: Paths = source()
+    """Output folders of the stages to show, in order."""
+    title: str = "Longrun"
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    "synthesize": SynthesizeConfig,
+    "train_tokenizer": TrainTokenizerConfig,
+    "init_model": InitModelConfig,
+    "prepare": PrepareConfig,
+    "pack": PackConfig,
+    "train": TrainConfig,
+    "average": AverageConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+}
+"""Verb -> its settings: the only list of stages."""

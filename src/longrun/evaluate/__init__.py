@@ -1,0 +1,1 @@
+"""Sample solutions, run their code, extract and grade answers, summarise with error bars."""

@@ -1,0 +1,1 @@
+"""What stages hand to each other: manifests, documents, pack plans, prompts, predictions; files only, never torch."""

@@ -1,0 +1,1 @@
+"""The model as if there were one device: decoder families, rope, attention, loss."""

@@ -1,0 +1,173 @@
+"""Causal attention inside the documents of a pack: one custom op, several kernels.
+
+``attend`` is opaque to autograd and to compilers, so that no kernel is ever swapped for one that
+ignores the boundaries. Queries and keys carry boundaries of their own and the mask is aligned at
+the bottom right: with n queries and m >= n keys in a document, query i sees the keys 0 .. m-n+i.
+That is what a share of the queries needs when all keys of the document are at hand.
+
+Backends, all exact, differing in speed and in rounding only:
+
+========== ============================================================================
+reference  plain formulas, one document after the other, float32 or float64: the oracle
+sdpa       one fused kernel call per document, on the CPU and on CUDA (memory-efficient)
+torch_varlen  one flash kernel call for the pack, CUDA, float16 or bfloat16
+========== ============================================================================
+
+Shapes: T query tokens, S key tokens, H query heads, K key-value heads (H a multiple of K),
+D channels of a head. The log-sum-exp is [H, T], float32 (float64 for float64 inputs).
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longrun.errors import ConfigError
+from longrun.nn import kernels
+from longrun.nn.layout import PackLayout
+
+BACKENDS = ("reference", "sdpa", "torch_varlen")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Where documents begin in the queries and in the keys, as the chosen backend wants it."""
+
+    cu_q: Tensor
+    """[D + 1] int32, on the device for ``torch_varlen``, on the host for the other backends."""
+    cu_k: Tensor
+    """[D + 1] int32, as ``cu_q``."""
+    max_q: int
+    """The longest document's queries."""
+    max_k: int
+    """The longest document's keys."""
+
+    @classmethod
+    def of(cls, layout: PackLayout, backend: str) -> "Boundaries":
+        """Take the boundaries of whole documents; never waits for a device."""
+        if backend == "torch_varlen":
+            cu = layout.cu_seqlens
+        else:
+            cu = torch.tensor((0, *layout.lengths)).cumsum(0).to(torch.int32)
+        longest = max(layout.lengths)
+        return cls(cu, cu, longest, longest)
+
+
+class PackedAttention(nn.Module):
+    """The attention core of a layer, without parameters: where context parallelism plugs in."""
+
+    def __init__(self, backend: str, head_dim: int) -> None:
+        super().__init__()
+        self.backend = backend
+        self.scale = head_dim**-0.5
+
+    def forward(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, where: Boundaries) -> Tensor:
+        """Return the attended values, [T, H, D]."""
+        o_THD, _ = attend(
+            q_THD,
+            k_TKD,
+            v_TKD,
+            where.cu_q,
+            where.cu_k,
+            where.max_q,
+            where.max_k,
+            self.scale,
+            self.backend,
+        )
+        return o_THD
+
+
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Return the backend called ``name``, or for "auto" the fastest that runs here, and log it.
+
+    Raises ``ConfigError`` for an unknown name and for a backend that cannot run here: a backend
+    that was asked for is never replaced.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise ConfigError(f"attention backend {name!r} is unknown; known: auto, {_listed()}")
+    obstacle = kernels.varlen_obstacle(device, dtype, head_dim)
+    if name == "torch_varlen" and obstacle is not None:
+        raise ConfigError(f"attention backend torch_varlen cannot run here: {obstacle}; use sdpa")
+    if name != "auto":
+        return name
+    choice = "torch_varlen" if obstacle is None else "sdpa"
+    _log.info("attention backend: %s (%s, %s, head_dim %d)", choice, device, dtype, head_dim)
+    return choice
+
+
+def _listed() -> str:
+    return ", ".join(BACKENDS)
+
+
+@torch.library.custom_op("longrun::attend", mutates_args=())
+def attend(  # noqa: PLR0913 - an op takes tensors and numbers only, so the boundaries are spelled out
+    q_THD: Tensor,
+    k_SKD: Tensor,
+    v_SKD: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    scale: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Return (attended values [T, H, D], log-sum-exp of the scores [H, T])."""
+    segments = (cu_q, cu_k, max_q, max_k)
+    return kernels.FORWARD[backend](q_THD, k_SKD, v_SKD, segments, scale)
+
+
+@torch.library.custom_op("longrun::attend_backward", mutates_args=())
+def attend_backward(  # noqa: PLR0913 - as attend, and what its forward pass kept
+    do_THD: Tensor,
+    q_THD: Tensor,
+    k_SKD: Tensor,
+    v_SKD: Tensor,
+    o_THD: Tensor,
+    lse_HT: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    scale: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v from the gradient of the attended values."""
+    segments = (cu_q, cu_k, max_q, max_k)
+    saved = (q_THD, k_SKD, v_SKD, o_THD, lse_HT)
+    return kernels.BACKWARD[backend](do_THD, saved, segments, scale)
+
+
+@attend.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | int | float | str
+) -> tuple[Tensor, Tensor]:
+    lse = q.new_empty(q.shape[1], q.shape[0], dtype=kernels.accumulation_dtype(q.dtype))
+    return q.new_empty(q.shape), lse
+
+
+@attend_backward.register_fake
+def _(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | int | float | str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep_for_backward(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+) -> None:
+    q, k, v, cu_q, cu_k, *ctx.numbers = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_q, cu_k)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, do: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, o, lse, cu_q, cu_k = ctx.saved_tensors
+    grads = attend_backward(do, q, k, v, o, lse, cu_q, cu_k, *ctx.numbers)
+    return *grads, None, None, None, None, None, None
+
+
+attend.register_autograd(_backward, setup_context=_keep_for_backward)

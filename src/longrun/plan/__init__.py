@@ -1,0 +1,1 @@
+"""Cost model: parameters, FLOPs, bytes and memory as pure functions; never torch."""
