@@ -1,1 +1,1 @@
-"""What a run is: stage settings, recipes, overrides and their checks; read and validated without torch or numpy."""
+"""What a run is: settings, recipes, overrides and their checks; without torch or numpy."""

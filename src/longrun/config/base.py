@@ -59,7 +59,7 @@ class StageConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the output: no ``output_dir``, speed settings or paths."""
-        decisive = _decisive(self)
+        decisive: dict[str, Any] = _decisive(self)
         del decisive["output_dir"]
         return decisive
 

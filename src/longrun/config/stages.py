@@ -20,6 +20,11 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 
+def is_prompt_file(name: str) -> bool:
+    """Say whether a prompt or template setting names a file rather than a built-in one."""
+    return name.endswith((".yaml", ".yml", ".jinja"))
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | Path | dict) else value
 
@@ -41,6 +46,7 @@ class SynthesizeConfig(StageConfig):
     num_held_out: PositiveInt = 100
     """Benchmark problems of each mode; their operands never occur in training."""
     seed: NonNegativeInt = 0
+    """Same seed, same records, byte for byte."""
 
 
 class TrainTokenizerConfig(StageConfig):
@@ -49,6 +55,7 @@ class TrainTokenizerConfig(StageConfig):
     data: Paths = source()
     """Record files (JSONL) whose text the merges are learned from."""
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 1024
+    """Tokens of the vocabulary, special tokens included."""
 
 
 class InitModelConfig(StageConfig):
@@ -57,15 +64,23 @@ class InitModelConfig(StageConfig):
     tokenizer: Path = source()
     """Hugging Face folder whose tokenizer the model gets; sets the size of the vocabulary."""
     num_layers: PositiveInt = 4
+    """Decoder layers."""
     hidden_size: PositiveInt = 128
+    """Width of the residual stream; a multiple of ``num_heads``."""
     intermediate_size: PositiveInt = 384
+    """Width inside the MLP."""
     num_heads: PositiveInt = 4
+    """Query heads; a multiple of ``num_kv_heads``."""
     num_kv_heads: PositiveInt = 2
+    """Key and value heads (grouped-query attention)."""
     max_positions: PositiveInt = 4096
+    """Longest document the model is made for, in tokens."""
     rope_theta: Positive = 10_000.0
+    """Base of the rotary position embedding."""
     tied: bool = True
     """Share the embedding with the output layer."""
     seed: NonNegativeInt = 0
+    """Decides the random weights."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "InitModelConfig":
@@ -112,6 +127,13 @@ class PrepareConfig(StageConfig):
     num_workers: NonNegativeInt = execution(0)
     """Worker processes; 0: one per core."""
 
+    def inputs(self) -> dict[str, list[Path]]:
+        """Add the prompt and template files to the sources: their text decides the output."""
+        files = {f"prompts.{mode}": name for mode, name in self.prompts.items()}
+        files["chat_template"] = self.chat_template
+        own = {key: [Path(name)] for key, name in files.items() if is_prompt_file(name)}
+        return {**super().inputs(), **own}
+
 
 class PackConfig(StageConfig):
     """Decide which documents share a pack; copies no tokens."""
@@ -129,6 +151,7 @@ class PackConfig(StageConfig):
     max_dropped_share: Share = 0.05
     """More than this share of documents dropped as over-long stops the stage."""
     seed: NonNegativeInt = 0
+    """Decides which documents meet in a pack and the order of the packs."""
 
 
 class OptimizerSettings(Settings):
@@ -180,7 +203,9 @@ class TrainConfig(StageConfig):
     global_batch_size: PositiveInt = 8
     """Packs of one optimizer step, over all processes."""
     optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimizer, learning rate and schedule."""
     loss_weights: LossWeights = LossWeights()
+    """Which kinds of spans are learned, and how much."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; weights and optimizer states are always float32."""
     seed: NonNegativeInt = 0
@@ -196,6 +221,7 @@ class TrainConfig(StageConfig):
     sharding: Literal["replicate", "full"] = execution("replicate")
     """``full`` shards weights, gradients and optimizer states over the processes (FSDP2)."""
     attention: Literal["auto", "reference", "sdpa", "torch_varlen"] = execution("auto")
+    """Attention backend; the choice of ``auto`` is logged."""
     recompute: Literal["none", "full"] = execution("none")
     """``full`` recomputes each layer in the backward pass and saves its activations."""
     loss_chunk_tokens: PositiveInt = execution(1024)
@@ -237,8 +263,11 @@ class SandboxSettings(Settings):
     """``bubblewrap``: no network, no files but a scratch folder. ``process``: limits on time,
     memory and output only; for code you trust."""
     timeout_seconds: Positive = 10.0
+    """Wall time of one code call."""
     memory_bytes: Annotated[int, Field(ge=1 << 26)] = 2 << 30
+    """Address space of the process that runs the code."""
     output_chars: PositiveInt = 1000
+    """Longer output is cut, as the model would see it."""
 
 
 class GenerateConfig(StageConfig):
@@ -247,6 +276,7 @@ class GenerateConfig(StageConfig):
     models: dict[str, Path] = source()
     """Label -> Hugging Face model folder."""
     benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
+    """Sets of problems to solve."""
     conversation: Path | None = source(None)
     """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
     ``conversation.json`` that an exported model carries."""
@@ -255,13 +285,17 @@ class GenerateConfig(StageConfig):
     temperature: NonNegative = 0.0
     """0: greedy."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the most likely tokens that together have this probability."""
     max_tokens: PositiveInt = 1024
     """Bound of one solution, tool output included."""
     max_code_executions: PositiveInt = 8
     """Code budget of problems that do not bring their own ``total_code_executions``."""
     sandbox: SandboxSettings = SandboxSettings()
+    """Isolation and limits of code that a model writes."""
     seed: NonNegativeInt = 0
+    """Decides the samples when ``temperature`` is above 0."""
     batch_size: PositiveInt = execution(64)
+    """Solutions that are generated at the same time."""
 
 
 class EvaluateConfig(StageConfig):
@@ -277,6 +311,7 @@ class ReportConfig(StageConfig):
     stages: Paths = source()
     """Output folders of the stages to show, in order."""
     title: str = "Longrun"
+    """Headline of the page."""
 
 
 STAGES: dict[str, type[StageConfig]] = {

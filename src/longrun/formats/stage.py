@@ -17,7 +17,7 @@ import fcntl
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,8 @@ from longrun.formats.manifest import MANIFEST_NAME, Manifest
 
 STARTED_NAME = "started.json"
 LOCK_NAME = ".lock"
-_NOT_OUTPUT = {MANIFEST_NAME, STARTED_NAME, LOCK_NAME, "log.txt", "progress.json"}
+CONFIG_NAME = "config.yaml"
+_NOT_OUTPUT = {MANIFEST_NAME, STARTED_NAME, LOCK_NAME, CONFIG_NAME}
 log = logging.getLogger(__name__)
 
 
@@ -93,26 +94,19 @@ class Stage:
         return manifest
 
 
-def identify(
-    verb: str, config: StageConfig, inputs: Mapping[str, Iterable[Path]] | None = None
-) -> Identity:
+def identify(verb: str, config: StageConfig) -> Identity:
     """Say what decides the output of ``verb`` under ``config``.
 
     Raises:
         InputError: an input does not exist.
     """
-    contents = fingerprint.of_inputs(config.inputs() if inputs is None else inputs)
+    contents = fingerprint.of_inputs(config.inputs())
     return Identity(verb, config.identity(), contents, longrun.__version__)
 
 
 @contextmanager
-def open_stage(
-    verb: str, config: StageConfig, inputs: Mapping[str, Iterable[Path]] | None = None
-) -> Iterator[Stage]:
+def open_stage(verb: str, config: StageConfig) -> Iterator[Stage]:
     """Open the output folder of ``verb`` for work; see the module docstring.
-
-    Args:
-        inputs: what the output depends on; by default every path the config names as input.
 
     Raises:
         StaleError: the folder holds output of other settings or inputs.
@@ -120,7 +114,7 @@ def open_stage(
         InputError: an input does not exist, or the output folder is a file.
     """
     folder = Path(config.output_dir)
-    identity = identify(verb, config, inputs)
+    identity = identify(verb, config)
     if folder.exists() and not folder.is_dir():
         raise InputError.at(folder, None, "output_dir is a file; name a folder")
     with full_disk_named(folder / STARTED_NAME):
@@ -131,7 +125,7 @@ def open_stage(
         if finished is None:
             remove_leftovers(folder)
             started_at = _mark_started(folder, identity, started_at)
-            config.save(folder / "config.yaml")
+            config.save(folder / CONFIG_NAME)
         else:
             log.info("%s: up to date, nothing to do: %s", verb, folder)
         yield Stage(folder, identity, finished, started_at)

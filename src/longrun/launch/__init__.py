@@ -1,1 +1,1 @@
-"""Runs a plan of jobs: starts stages by name in processes of their own and keeps their states; never imports a stage."""
+"""Runs a recipe: starts stages by name in processes of their own; never imports one."""

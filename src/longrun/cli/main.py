@@ -1,0 +1,36 @@
+"""The command line: ``longrun VERB [FILE.yaml] [name=value ...]``.
+
+Importing this module must not import torch: ``--help``, ``--dry-run`` and the checks of a recipe
+answer on a login node. An error of the user's is one line and exit code 2; a bug is a traceback.
+"""
+
+import logging
+import sys
+
+import typer
+
+from longrun.cli import run_verbs, stage_verbs
+from longrun.errors import LongrunError
+
+app = typer.Typer(
+    help="Fine-tune language models on long worked solutions, from raw records to scores.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+run_verbs.register(app)
+stage_verbs.register(app)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except LongrunError as error:
+        print(f"longrun: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("longrun: interrupted; run the same command to continue", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,241 @@
+"""Benchmarks, predictions and grades as JSON lines: what generation and evaluation hand over.
+
+One line is one object. Readers check every field and name file, line and field of the first that
+is wrong; writers put a whole file in place at once. It never decides whether an answer is right.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from longrun.config.stages import Benchmark, Mode
+from longrun.errors import InputError
+from longrun.formats.atomic import atomic_file
+
+Finish = Literal["stop", "length", "budget"]
+"""``stop``: the stop token; ``length``: the token bound; ``budget``: called code once too often."""
+Verdict = Literal["right", "wrong", "no answer", "timed out"]
+SUMMARY_NAME = "summary.json"
+Row = TypeVar("Row", bound=msgspec.Struct)
+_encoder = msgspec.json.Encoder()
+
+
+class BenchmarkRow(msgspec.Struct, kw_only=True):
+    """One problem; other columns of the file pass unseen."""
+
+    problem: str
+    expected_answer: str | int | float
+    id: str | int | None = None
+    mode: Mode | None = None
+    source: str | None = None
+    total_code_executions: int | None = None
+    candidates: list[str] | None = None
+    """Final answers of the solutions to choose from, in the order of the prompt."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One benchmark problem with everything that a row may leave out filled in."""
+
+    id: str
+    mode: Mode
+    source: str
+    problem: str
+    expected_answer: str
+    total_code_executions: int | None
+    candidates: list[str]
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sampled solution. Token counts are the model's own."""
+
+    id: str
+    sample: int
+    """Counts from 0."""
+    mode: Mode
+    source: str
+    problem: str
+    prompt_tokens: int
+    expected_answer: str
+    candidates: list[str]
+    generation: str
+    """The whole text after the prompt, tool output included, without the stop token."""
+    pieces: list[tuple[str, str]]
+    """``(kind of span, text)``; the texts joined are ``generation``."""
+    finish: Finish
+    tokens: int
+    """Tokens after the prompt, tool output and stop token included."""
+    code_calls: int
+    code_errors: int
+    """Calls that ended with an exception, at the time limit or in a dead process."""
+
+
+class Grade(Prediction, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prediction with the verdict on its answer."""
+
+    predicted_answer: str | None
+    correct: bool
+    verdict: Verdict
+    why: str
+
+
+class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one model on one benchmark; rates are shares between 0 and 1."""
+
+    model: str
+    benchmark: str
+    mode: str
+    problems: int
+    samples: int
+    """Solutions per problem."""
+    pass_at_1: float
+    standard_error: float | None
+    """Over problems; None when there is only one."""
+    interval: tuple[float, float]
+    """95 % interval of ``pass_at_1``."""
+    majority: float
+    no_answer_rate: float
+    unfinished_rate: float
+    """Solutions that did not end by themselves and gave no answer."""
+    timed_out_rate: float
+    mean_tokens: float
+    code_calls: float
+    """Per solution."""
+    code_errors: float
+    """Per solution."""
+    chance: float | None
+    """Selection only: mean share of right candidates, what a blind choice would score."""
+
+
+class DifferenceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``pass_at_1`` of ``model`` minus that of ``baseline`` on the problems both solved."""
+
+    model: str
+    baseline: str
+    benchmark: str
+    mode: str
+    problems: int
+    difference: float
+    standard_error: float | None
+    interval: tuple[float, float]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``summary.json`` holds."""
+
+    rows: list[SummaryRow]
+    differences: list[DifferenceRow]
+
+
+def read_benchmark(benchmark: Benchmark) -> list[Problem]:
+    """Read the problems of ``benchmark``, at most ``limit`` of them.
+
+    Raises:
+        InputError: the file is missing or empty, a line is not an object of the expected fields,
+            an id occurs twice, or a selection problem brings no candidates.
+    """
+    lines = itertools.islice(_read_lines(benchmark.path, BenchmarkRow), benchmark.limit)
+    problems = [_complete(row, benchmark, line) for line, row in lines]
+    if not problems:
+        raise InputError.at(
+            benchmark.path, None, "holds no problem; give one JSON object per line"
+        )
+    seen: dict[str, int] = {}
+    for line, problem in enumerate(problems, start=1):
+        if problem.id in seen:
+            raise InputError.at(
+                benchmark.path,
+                line,
+                f"id: {problem.id!r} is also the id of problem {seen[problem.id]};"
+                " make ids unique or leave them out",
+            )
+        seen[problem.id] = line
+    return problems
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read a finished predictions file.
+
+    Raises:
+        InputError: it is missing, or a line is damaged; names line and field.
+    """
+    return [row for _, row in _read_lines(path, Prediction)]
+
+
+def read_grades(path: Path) -> list[Grade]:
+    """Read a finished grades file; raises ``InputError`` as ``read_predictions`` does."""
+    return [row for _, row in _read_lines(path, Grade)]
+
+
+def read_summary(folder: Path) -> Summary:
+    """Read the summary in an output folder of ``evaluate``.
+
+    Raises:
+        InputError: there is none or it is damaged.
+    """
+    path = folder / SUMMARY_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Summary)
+    except FileNotFoundError:
+        raise InputError.at(path, None, "does not exist; run `longrun evaluate` first") from None
+    except msgspec.DecodeError as error:
+        raise InputError.at(path, None, f"is damaged ({error}); run evaluate again") from None
+
+
+def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
+    """Write one JSON object per line to ``path``, whole or not at all."""
+    with atomic_file(path) as file:
+        for row in rows:
+            file.write(_encoder.encode(row) + b"\n")
+
+
+def _read_lines(path: Path, kind: type[Row]) -> Iterator[tuple[int, Row]]:
+    decoder = msgspec.json.Decoder(kind)
+    try:
+        with open(path, "rb") as file:
+            for line, text in enumerate(file, start=1):
+                if text.strip():
+                    yield line, _decode(decoder, text, path, line)
+    except FileNotFoundError:
+        raise InputError.at(path, None, "does not exist; name a JSONL file") from None
+    except IsADirectoryError:
+        raise InputError.at(path, None, "is a folder; name a JSONL file in it") from None
+
+
+def _decode(decoder: "msgspec.json.Decoder[Row]", text: bytes, path: Path, line: int) -> Row:
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("Object missing required field", "no field")
+        remedy = "add or mend the field"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = f"not a whole JSON object ({error})"
+        remedy = "the file may have been cut; write it again"
+    raise InputError.at(path, line, f"{reason}; {remedy}")
+
+
+def _complete(row: BenchmarkRow, benchmark: Benchmark, line: int) -> Problem:
+    mode = row.mode or benchmark.mode
+    if not str(row.expected_answer).strip():
+        raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
+    if mode == "genselect" and not row.candidates:
+        raise InputError.at(
+            benchmark.path, line, "candidates is missing; list the answers to choose from"
+        )
+    if row.total_code_executions is not None and row.total_code_executions < 0:
+        raise InputError.at(
+            benchmark.path,
+            line,
+            f"total_code_executions is {row.total_code_executions}; it must be at least 0",
+        )
+    return Problem(
+        id=f"{benchmark.name}-{line}" if row.id is None else str(row.id),
+        mode=mode,
+        source=row.source or benchmark.name,
+        problem=row.problem,
+        expected_answer=str(row.expected_answer),
+        total_code_executions=row.total_code_executions,
+        candidates=row.candidates or [],
+    )

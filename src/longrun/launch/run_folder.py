@@ -1,0 +1,135 @@
+"""The folder of a run: the resolved recipe, and one job folder per stage with log and exit code.
+
+    runs/demo/recipe.yaml                 what runs, every setting filled in
+    runs/demo/<stage>/                    output of the stage (its manifest says it is finished)
+    runs/demo/jobs/<stage>/log.txt        everything the stage printed, all attempts
+    runs/demo/jobs/<stage>/exit           exit code of the last attempt
+    runs/demo/jobs/<stage>/progress.json  how far it is
+
+The truth about a stage is on disk: its manifest, its lock, its exit file. Nothing is remembered.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from longrun.config.recipe import Recipe, StagePlan, load_recipe
+from longrun.errors import ConfigError, InputError
+from longrun.formats.atomic import write_text
+from longrun.formats.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.progress import format_count
+from longrun.formats.run_state import StageRow, State
+from longrun.formats.stage import STARTED_NAME, compare, identify, is_locked
+
+RECIPE_NAME = "recipe.yaml"
+
+
+def save_recipe(recipe: Recipe) -> Path:
+    """Write the resolved recipe into its run folder and return the file."""
+    recipe.output_dir.mkdir(parents=True, exist_ok=True)
+    path = recipe.output_dir / RECIPE_NAME
+    write_text(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
+    return path
+
+
+def open_run(place: Path) -> Recipe:
+    """Read the recipe of a run folder, or of a recipe file.
+
+    Raises:
+        ConfigError: ``place`` is neither.
+    """
+    path = place / RECIPE_NAME if place.is_dir() else place
+    if not path.exists():
+        raise ConfigError(f"{place}: no run here ({RECIPE_NAME} is missing); see `longrun status`")
+    return load_recipe(path, [])
+
+
+def job_folder(recipe: Recipe, stage: StagePlan) -> Path:
+    """Folder of log, exit code and progress of ``stage``."""
+    return recipe.output_dir / "jobs" / stage.name
+
+
+def stage_rows(recipe: Recipe) -> list[StageRow]:
+    """Look at every stage of a run on disk, in running order."""
+    rows: list[StageRow] = []
+    fresh: dict[str, bool] = {}
+    for stage in recipe.stages:
+        row = _row(recipe, stage, upstream_done=all(fresh[name] for name in stage.after))
+        fresh[stage.name] = row.state == "done"
+        rows.append(row)
+    return rows
+
+
+def clear_output(stage: StagePlan) -> None:
+    """Delete the output of ``stage``: only what a stage wrote, never a folder of other files.
+
+    Raises:
+        InputError: the folder is not the output of a stage.
+    """
+    folder = stage.config.output_dir
+    if not folder.exists():
+        return
+    ours = any((folder / name).exists() for name in (MANIFEST_NAME, STARTED_NAME))
+    if not ours and any(folder.iterdir()):
+        raise InputError.at(folder, None, "is not the output of a stage; it was not deleted")
+    shutil.rmtree(folder)
+
+
+def _row(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> StageRow:
+    folder = stage.config.output_dir
+    state, figures = _state(recipe, stage, upstream_done=upstream_done)
+    wall = Manifest.read(folder).wall_seconds if state == "done" else None
+    return StageRow(stage.name, stage.verb, state, figures, wall, folder)
+
+
+def _state(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> tuple[State, str]:
+    folder, job = stage.config.output_dir, job_folder(recipe, stage)
+    if is_locked(folder):
+        return "running", _progress(job)
+    if not any((folder / name).exists() for name in (MANIFEST_NAME, STARTED_NAME)):
+        if _exit_code(job):
+            return "failed", last_line(job / "log.txt")
+        return "waiting", "" if upstream_done else f"after {', '.join(stage.after)}"
+    changed = ["an earlier stage will run again"]
+    if upstream_done:
+        changed = compare(folder, identify(stage.verb, stage.config))
+    if changed:
+        return "stale", "; ".join(changed)
+    if (folder / MANIFEST_NAME).exists():
+        return "done", _counts(Manifest.read(folder))
+    if _exit_code(job):
+        return "failed", last_line(job / "log.txt")
+    return "interrupted", _progress(job)
+
+
+def _counts(manifest: Manifest) -> str:
+    return ", ".join(
+        f"{format_count(value)} {name.replace('_', ' ')}"
+        for name, value in list(manifest.counts.items())[:3]
+    )
+
+
+def _progress(job: Path) -> str:
+    try:
+        state = json.loads((job / "progress.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return ""
+    share = 100 * state["done"] / state["total"] if state["total"] else 0.0
+    return f"{share:.0f} % of {format_count(state['total'])} {state['unit']}, {state['figures']}"
+
+
+def _exit_code(job: Path) -> int:
+    try:
+        return int((job / "exit").read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that is not empty; empty when there is none."""
+    if not path.exists():
+        return ""
+    tail = path.read_bytes()[-4096:].decode(errors="replace").strip()
+    return tail.splitlines()[-1] if tail else ""

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from longrun.config.base import nearest
+from longrun.config.stages import STAGES, PackConfig, PrepareConfig, TrainConfig
+from longrun.errors import ConfigError
+
+
+def prepare(**values) -> PrepareConfig:
+    return PrepareConfig.parse(
+        {"output_dir": "out", "data": "a.jsonl", "tokenizer": "tok", **values}, "prepare"
+    )
+
+
+def test_a_plain_path_stands_for_a_source():
+    assert prepare(data=["a.jsonl", "b.jsonl"]) == prepare(
+        data=[{"path": "a.jsonl"}, {"path": "b.jsonl"}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeed": 1}, "prepare.seeed: unknown setting; did you mean seed?"),
+        ({"filters": [{"pass_rate": {"maxx": 1}}]}, "did you mean max?"),
+        ({"data": [{"path": "a", "column": {}}]}, "did you mean columns?"),
+        ({"part_bytes": -5}, "prepare.part_bytes: Input should be greater than or equal to 65536"),
+        ({"validation_share": 1.5}, "less than or equal to 1 (got 1.5)"),
+        ({"code_style": "xml"}, "'tool_call' or 'fenced'"),
+        ({"filters": [{"pass_rate": {}, "problem_type": []}]}, "exactly one name"),
+        ({"data": []}, "at least 1 item"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_bound_on_one_line(values, message):
+    with pytest.raises(ConfigError) as caught:
+        prepare(**values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_setting_says_how_to_give_it():
+    with pytest.raises(ConfigError, match=r"documents: is required; .* documents=VALUE"):
+        PackConfig.parse({"output_dir": "out"}, "pack")
+
+
+def test_paths_and_speed_are_not_part_of_the_identity():
+    one = prepare(num_workers=1, output_dir="elsewhere", tokenizer="other")
+    assert one.identity() == prepare().identity()
+    assert prepare(seed=1).identity() != prepare().identity()
+
+
+def test_columns_of_a_source_are_part_of_the_identity_but_its_path_is_not():
+    mapped = prepare(data=[{"path": "b.jsonl", "columns": {"problem": "{question}"}}])
+    assert mapped.identity() != prepare().identity()
+    assert prepare(data="b.jsonl").identity() == prepare().identity()
+
+
+def test_inputs_name_every_path_by_its_dotted_field(tmp_path: Path):
+    for name in ("b.jsonl", "a.jsonl"):
+        (tmp_path / name).touch()
+    inputs = prepare(data=str(tmp_path / "*.jsonl"), prompts={"cot": "mine.yaml"}).inputs()
+    assert inputs == {
+        "data.0.path": [tmp_path / "a.jsonl", tmp_path / "b.jsonl"],
+        "tokenizer": [Path("tok")],
+        "prompts.cot": [Path("mine.yaml")],
+    }
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_every_setting_of_every_stage_is_described(verb):
+    assert STAGES[verb].__doc__
+    missing = [name for name, info in STAGES[verb].model_fields.items() if info.description is None]
+    assert missing == []
+
+
+def test_a_saved_config_is_a_valid_input(tmp_path: Path):
+    import yaml
+
+    config = TrainConfig.parse({"output_dir": "o", "packs": "p", "model": "m"}, "train")
+    config.save(tmp_path / "config.yaml")
+    again = TrainConfig.parse(yaml.safe_load((tmp_path / "config.yaml").read_text()), "train")
+    assert again == config
+
+
+def test_nearest_lists_the_known_names_when_none_is_close():
+    assert nearest("zzz", ["seed", "data"]) == "known: data, seed"

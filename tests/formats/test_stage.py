@@ -1,0 +1,211 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import PositiveInt
+
+from longrun.config.base import StageConfig, execution, source
+from longrun.errors import InputError, LaunchError, StaleError
+from longrun.formats.atomic import write_text
+from longrun.formats.ledger import Ledger
+from longrun.formats.manifest import Manifest
+from longrun.formats.stage import differences, open_stage
+
+
+class CopyConfig(StageConfig):
+    """Copies a file ``times`` times."""
+
+    source_file: Path = source()
+    times: PositiveInt = 2
+    speed: int = execution(1)
+
+
+def config(folder: Path, **values) -> CopyConfig:
+    given = {"output_dir": folder / "out", "source_file": folder / "in.txt", **values}
+    return CopyConfig.parse(given, "copy")
+
+
+def copy(settings: CopyConfig, fail_after: int | None = None) -> tuple[Manifest, int]:
+    """Run the stage; return its manifest and how many parts were written by this call."""
+    written = 0
+    with open_stage("copy", settings) as stage:
+        if stage.finished is not None:
+            return stage.finished, 0
+        for part in range(settings.times):
+            path = stage.folder / f"{part}.txt"
+            if path.exists():
+                continue
+            if written == fail_after:
+                raise KeyboardInterrupt
+            write_text(path, settings.source_file.read_text())
+            written += 1
+        ledger = Ledger(records_in=1, kept=1)
+        return stage.finish(counts={"parts": settings.times}, ledger=ledger), written
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in.txt").write_text("text")
+    return tmp_path
+
+
+def test_a_finished_stage_does_nothing_when_run_again(folder):
+    first, written = copy(config(folder))
+    assert written == 2
+    assert copy(config(folder)) == (first, 0)
+
+
+def test_speed_settings_do_not_make_output_stale(folder):
+    first, _ = copy(config(folder))
+    assert copy(config(folder, speed=7)) == (first, 0)
+
+
+def test_an_interrupted_stage_continues_from_its_complete_parts(folder):
+    with pytest.raises(KeyboardInterrupt):
+        copy(config(folder), fail_after=1)
+    manifest, written = copy(config(folder))
+    assert written == 1
+    assert manifest.outputs == {"0.txt": 4, "1.txt": 4}
+    assert not (folder / "out/started.json").exists()
+
+
+def test_a_changed_setting_is_named_and_nothing_is_mixed(folder):
+    copy(config(folder))
+    with pytest.raises(StaleError, match=r"copy\.times 2 -> 3"):
+        copy(config(folder, times=3))
+    assert sorted(path.name for path in (folder / "out").glob("*.txt")) == ["0.txt", "1.txt"]
+
+
+def test_a_changed_setting_is_refused_while_interrupted_too(folder):
+    with pytest.raises(KeyboardInterrupt):
+        copy(config(folder), fail_after=1)
+    with pytest.raises(StaleError, match=r"copy\.times 2 -> 3"):
+        copy(config(folder, times=3))
+
+
+def test_a_changed_input_is_named(folder):
+    copy(config(folder))
+    (folder / "in.txt").write_text("other")
+    with pytest.raises(StaleError, match=r"input source_file changed \(.*in\.txt\)"):
+        copy(config(folder))
+
+
+def test_moving_the_input_changes_nothing(folder):
+    first, _ = copy(config(folder))
+    (folder / "in.txt").rename(folder / "moved.txt")
+    assert copy(config(folder, source_file=folder / "moved.txt")) == (first, 0)
+
+
+def test_a_folder_of_other_files_is_never_written_to(folder):
+    (folder / "out").mkdir()
+    (folder / "out/thesis.doc").write_text("precious")
+    with pytest.raises(StaleError, match=r"thesis\.doc"):
+        copy(config(folder))
+
+
+def test_an_output_that_is_a_file_is_refused(folder):
+    (folder / "out").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        copy(config(folder))
+
+
+def test_a_missing_input_is_named(folder):
+    (folder / "in.txt").unlink()
+    with pytest.raises(InputError, match=r"in\.txt: does not exist"):
+        copy(config(folder))
+
+
+def test_two_processes_cannot_work_in_one_folder(folder):
+    with (
+        open_stage("copy", config(folder)),
+        pytest.raises(LaunchError, match="another process"),
+        open_stage("copy", config(folder)),
+    ):
+        pass
+
+
+def test_a_damaged_manifest_is_named(folder):
+    copy(config(folder))
+    (folder / "out/manifest.json").write_text("{")
+    with pytest.raises(StaleError, match=r"manifest\.json is damaged"):
+        copy(config(folder))
+
+
+def test_a_ledger_that_does_not_add_up_stops_the_stage(folder):
+    with (
+        open_stage("copy", config(folder)) as stage,
+        pytest.raises(AssertionError, match="does not add up"),
+    ):
+        stage.finish(counts={}, ledger=Ledger(records_in=2, kept=1))
+    assert not (folder / "out/manifest.json").exists()
+
+
+def test_an_output_walks_back_to_its_sources(folder):
+    manifest, _ = copy(config(folder))
+    assert list(manifest.inputs["source_file"]) == [str(folder / "in.txt")]
+
+
+def test_differences_name_nested_settings():
+    old = {"a": {"b": 1, "c": 2}, "d": [1]}
+    new = {"a": {"b": 1, "c": 3}, "d": [1, 2]}
+    assert differences(old, new, "x") == ["x.a.c 2 -> 3", "x.d [1] -> [1, 2]"]
+
+
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from test_stage import config
+    from longrun.formats.atomic import atomic_file
+    from longrun.formats.stage import open_stage
+    with open_stage("copy", config(Path({folder!r}), times=400)) as stage:
+        if stage.finished is None:
+            for part in range(400):
+                path = stage.folder / f"{{part}}.txt"
+                if not path.exists():
+                    with atomic_file(path) as file:
+                        for byte in range(20):
+                            file.write(b"%d," % byte)
+                            file.flush()
+            stage.finish(counts={{}})
+"""
+
+
+def test_a_stage_killed_at_random_instants_ends_with_the_bytes_of_an_uninterrupted_one(folder):
+    code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    command = [sys.executable, "-c", code]
+    for seconds in (0.5, 0.62, 0.75):
+        process = subprocess.Popen(command)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    files = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+    expected = b"".join(b"%d," % byte for byte in range(20))
+    parts = {name: content for name, content in files.items() if name.endswith(".txt")}
+    assert parts == {f"{part}.txt": expected for part in range(400)}
+    assert set(files) - set(parts) == {"manifest.json", "config.yaml", ".lock"}
+    assert len(json.loads(files["manifest.json"])["outputs"]) == 400
+
+
+def test_the_lock_goes_with_its_process(folder):
+    code = textwrap.dedent(
+        f"""
+        import os, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_stage import config
+        from longrun.formats.stage import open_stage
+        with open_stage("copy", config(Path({str(folder)!r}))):
+            os.kill(os.getpid(), {signal.SIGKILL:d})
+        """
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert copy(config(folder))[1] == 2
+    assert os.listdir(folder / "out")
