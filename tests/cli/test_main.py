@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "transformers", "numpy", "pyarrow", "numba", "matplotlib"}
+RECIPE = """
+name: small
+settings:
+  data: ???
+stages:
+  prepare: {data: "${data}", tokenizer: tok}
+  pack: {documents: "${prepare}"}
+"""
+
+
+def longrun(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "longrun", *arguments],
+        capture_output=True,
+        text=True,
+        check=check,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["run", "small.yaml", "data=a", "--dry-run"],
+        ["run", "small.yaml", "data=a", "pack.pack_sise=1"],
+        ["demo", "--dry-run"],
+        ["train", "packs=p", "model=m", "output_dir=o", "--dry-run"],
+        ["schema"],
+    ],
+    ids=" ".join,
+)
+def test_answers_about_settings_import_nothing_heavy(folder, arguments):
+    code = (
+        "import sys, atexit\n"
+        "def show():\n"
+        f"    print('HEAVY', sorted({HEAVY!r} & set(sys.modules)))\n"
+        "atexit.register(show)\n"
+        f"sys.argv = ['longrun', *{arguments!r}]\n"
+        "from longrun.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert "HEAVY []" in done.stdout
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_prints_the_graph_and_writes_nothing(folder):
+    done = longrun("run", "small.yaml", "data=a.jsonl", "--dry-run", cwd=folder)
+    for word in ("prepare", "pack", "waiting", "runs/small/pack"):
+        assert word in done.stdout
+    assert [path.name for path in folder.iterdir()] == ["small.yaml"]
+
+
+def test_a_dry_run_of_a_stage_prints_settings_that_are_a_valid_input(folder):
+    first = longrun("pack", "documents=d", "output_dir=o", "--dry-run", cwd=folder).stdout
+    (folder / "pack.yaml").write_text(first)
+    assert longrun("pack", "pack.yaml", "--dry-run", cwd=folder).stdout == first
+    changed = longrun("pack", "pack.yaml", "seed=3", "--dry-run", cwd=folder).stdout
+    assert changed == first.replace("seed: 0", "seed: 3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "longrun: none.yaml: no such file; name a YAML file"),
+        (["run", "small.yaml"], "longrun: small.yaml: setting 'data' must be given: data=VALUE"),
+        (["run", "small.yaml", "data=a", "pack.sed=1"], "did you mean seed?"),
+        (["pack", "documents=d", "output_dir=o", "pack_size=-4"], "greater than or equal to 2"),
+        (["pack", "documents=none", "output_dir=o"], "longrun: none: does not exist"),
+        (["status"], "longrun: runs: no runs here"),
+        (["status", "small.yaml", "--nonsense"], "No such option"),
+        (["logs", "nowhere", "pack"], "longrun: nowhere: no run here"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(folder, arguments, message):
+    done = longrun(*arguments, cwd=folder, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_schema_is_json(folder):
+    assert "stages" in json.loads(longrun("schema", cwd=folder).stdout)["properties"]
+
+
+def test_every_verb_explains_its_settings(folder):
+    shown = longrun("train", "--help", cwd=folder).stdout
+    assert "global_batch_size (8)" in shown
+    assert "Packs of one optimizer step" in shown

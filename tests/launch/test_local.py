@@ -1,0 +1,131 @@
+"""Recipes run for real: every stage is a process of its own, as for a user."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from longrun.config.recipe import Recipe, resolve
+from longrun.errors import ConfigError, LaunchError
+from longrun.launch.local import Watcher, run_local, select_stages
+from longrun.launch.run_folder import job_folder, open_run, stage_rows
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    raw = {
+        "name": "small",
+        "output_dir": str(folder / "run"),
+        "stages": {
+            "problems": {"verb": "synthesize", "num_problems": 60, "num_held_out": 5},
+            "tokenizer": {"verb": "train_tokenizer", "data": "${problems}/train/*.jsonl"},
+        },
+    }
+    return resolve(raw, list(overrides), "small.yaml")
+
+
+class Events(list):
+    def watcher(self) -> Watcher:
+        return Watcher(
+            begins=lambda stage: self.append(("begins", stage.name)),
+            progresses=lambda stage, state: None,
+            prints=lambda stage, line: self.append(("prints", line)),
+            ends=lambda stage, outcome: self.append((outcome, stage.name)),
+        )
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [event for event in self if event[0] in ("done", "up to date")]
+
+
+def run(loaded: Recipe, *, replace: bool = False) -> Events:
+    events = Events()
+    run_local(loaded, list(loaded.stages), events.watcher(), replace=replace)
+    return events
+
+
+def states(loaded: Recipe) -> dict[str, str]:
+    return {row.name: row.state for row in stage_rows(loaded)}
+
+
+def test_a_recipe_runs_in_order_and_does_nothing_the_second_time(tmp_path):
+    assert states(recipe(tmp_path)) == {"problems": "waiting", "tokenizer": "waiting"}
+    assert run(recipe(tmp_path)).outcomes() == [("done", "problems"), ("done", "tokenizer")]
+    assert states(recipe(tmp_path)) == {"problems": "done", "tokenizer": "done"}
+    assert run(recipe(tmp_path)).outcomes() == [
+        ("up to date", "problems"),
+        ("up to date", "tokenizer"),
+    ]
+
+
+def test_a_changed_setting_makes_a_stage_and_all_after_it_stale_until_replaced(tmp_path):
+    run(recipe(tmp_path))
+    changed = recipe(tmp_path, "problems.seed=1")
+    assert states(changed) == {"problems": "stale", "tokenizer": "stale"}
+    with pytest.raises(LaunchError, match=r"synthesize\.seed 0 -> 1"):
+        run(changed)
+    assert run(changed, replace=True).outcomes() == [("done", "problems"), ("done", "tokenizer")]
+
+
+def test_a_failed_stage_names_its_reason_and_stops_what_follows(tmp_path):
+    broken = recipe(tmp_path, "tokenizer.data=" + str(tmp_path / "none.jsonl"))
+    with pytest.raises(LaunchError, match=r"stage tokenizer failed: .*none\.jsonl"):
+        run(broken)
+    assert states(broken) == {"problems": "done", "tokenizer": "failed"}
+    assert (job_folder(broken, broken.stage("tokenizer")) / "exit").read_text() == "2\n"
+
+
+def test_the_run_folder_alone_is_enough_to_see_and_repeat_the_run(tmp_path):
+    run(recipe(tmp_path))
+    again = open_run(tmp_path / "run")
+    assert again.stages == recipe(tmp_path).stages
+    assert run(again).outcomes() == [("up to date", "problems"), ("up to date", "tokenizer")]
+
+
+def test_stages_are_selected_by_name(tmp_path):
+    loaded = recipe(tmp_path)
+    assert [s.name for s in select_stages(loaded, "tokenizer", None, None)] == ["tokenizer"]
+    assert [s.name for s in select_stages(loaded, None, "tokenizer", None)] == ["tokenizer"]
+    assert [s.name for s in select_stages(loaded, None, None, "problems")] == ["problems"]
+    with pytest.raises(ConfigError, match="did you mean problems"):
+        select_stages(loaded, "problem", None, None)
+
+
+def test_interrupting_the_command_ends_its_stage_and_the_same_command_continues(tmp_path):
+    loaded = recipe(tmp_path, "problems.num_problems=200000")
+    (tmp_path / "recipe.yaml").write_text("")
+    run_recipe = (
+        "import sys; from pathlib import Path; from longrun.launch.run_folder import open_run;"
+        "from longrun.launch.local import *; r = open_run(Path(sys.argv[1]));"
+        "q = lambda *a: None; run_local(r, list(r.stages), Watcher(q, q, q, q), replace=False)"
+    )
+    from longrun.launch.run_folder import save_recipe
+
+    save_recipe(loaded)
+    process = subprocess.Popen(
+        [sys.executable, "-c", run_recipe, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: states(loaded)["problems"] == "running")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "stage problems interrupted; run the same command to continue" in errors
+    assert states(loaded)["problems"] == "interrupted"
+    small = recipe(tmp_path)
+    run(small, replace=True)
+    assert states(small) == {"problems": "done", "tokenizer": "done"}
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_nothing_of_a_stage_outlives_it(tmp_path):
+    run(recipe(tmp_path))
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in listed.stdout
+    assert os.path.exists(tmp_path / "run/jobs/problems/log.txt")

@@ -1,0 +1,77 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longrun.train.batches import Batches, PackId, deal, epoch_order, pack_cost
+
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=3)
+
+
+@given(SIZES, st.integers(1, 8), st.integers(0, 5))
+def test_batches_use_every_pack_once_per_epoch_in_the_shuffled_order(sizes, batch_size, seed):
+    batches = Batches(tuple(sizes), batch_size, seed)
+    num_epochs = 2 * len(sizes)
+    line = [
+        PackId(epoch, pack)
+        for epoch in range(num_epochs)
+        for pack in epoch_order(sizes[epoch % len(sizes)], seed, epoch)
+    ]
+    steps = len(line) // batch_size
+    assert [pack for step in range(steps) for pack in batches[step]] == line[: steps * batch_size]
+
+
+@given(SIZES, st.integers(1, 8), st.integers(0, 40))
+def test_a_batch_does_not_depend_on_the_batches_before_it(sizes, batch_size, step):
+    fresh, used = Batches(tuple(sizes), batch_size, 0), Batches(tuple(sizes), batch_size, 0)
+    for earlier in range(step):
+        used[earlier]
+    assert fresh[step] == used[step]
+    epoch, position = fresh.place(step)
+    assert sum(sizes[e % len(sizes)] for e in range(epoch)) + position == step * batch_size
+
+
+def test_the_order_depends_on_seed_and_epoch():
+    orders = {tuple(epoch_order(20, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+    assert all(sorted(order) == list(range(20)) for order in orders)
+
+
+def test_the_order_is_the_same_on_every_machine():
+    assert epoch_order(8, 1, 2).tolist() == [6, 0, 7, 5, 1, 4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [(1.0, None, 2), (1.5, None, 3), (2.0, None, 5), (2.0, 3, 3), (0.2, None, 0), (2.0, 99, 5)],
+)
+def test_the_smaller_bound_holds_and_a_short_last_batch_is_left_out(epochs, steps, expected):
+    assert Batches((9, 11), 4, 0).num_steps(epochs, steps) == expected
+
+
+def test_passes_over_the_packs_are_counted_in_fractions():
+    batches = Batches((4, 8), 2, 0)
+    assert [batches.epochs_before(step) for step in (0, 1, 2, 3, 6)] == [0, 0.5, 1, 1.25, 2]
+
+
+def test_the_cost_of_a_document_grows_with_the_square_of_its_length():
+    assert pack_cost(np.array([10, 20]), 0.5) == 30 + 0.5 * (100 + 400)
+
+
+@given(st.lists(st.floats(0.1, 100), max_size=20), st.integers(1, 5))
+def test_dealing_loses_and_doubles_nothing(costs, num_ranks):
+    hands = deal(costs, num_ranks)
+    assert len(hands) == num_ranks
+    assert Counter(item for hand in hands for item in hand) == Counter(range(len(costs)))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_no_rank_works_longer_than_four_thirds_of_the_best_deal(costs):
+    worst = max(sum(costs[item] for item in hand) for hand in deal(costs, 2))
+    best = min(
+        max(sum(c for c, r in zip(costs, ranks, strict=True) if r == side) for side in (0, 1))
+        for ranks in (tuple((bits >> i) & 1 for i in range(len(costs))) for bits in range(64))
+    )
+    assert worst <= 4 / 3 * best
