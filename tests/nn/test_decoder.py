@@ -76,9 +76,7 @@ def test_the_future_changes_no_bit_of_the_past(build_decoder, draw_documents):
     other = tokens.copy()
     other[13] = (other[13] + 1) % 61
     with torch.no_grad():
-        before, after = (
-            model.logits(build_layout([(ids, weights)])) for ids in (tokens, other)
-        )
+        before, after = (model.logits(build_layout([(ids, weights)])) for ids in (tokens, other))
     assert torch.equal(before[:13], after[:13])
     assert not torch.equal(before[13:], after[13:])
 

@@ -46,7 +46,9 @@ def test_keeps_every_token_and_every_weight_but_the_first_of_each_document(docum
         assert layout.tokens[start:end].tolist() == tokens.tolist()
         assert layout.weights[start : end - 1].tolist() == weights[1:].tolist()
         supervised = weights[1:] > 0
-        assert layout.targets[start : end - 1][supervised].tolist() == tokens[1:][supervised].tolist()
+        assert (
+            layout.targets[start : end - 1][supervised].tolist() == tokens[1:][supervised].tolist()
+        )
         assert layout.positions[start:end].tolist() == list(range(len(tokens)))
         assert layout.weights[end - 1] == 0
         start = end

@@ -1,15 +1,17 @@
 """Generated training records and benchmarks that a tiny model can learn on a laptop's CPU.
 
 The records have the columns of OpenMathReasoning, so that they pass through the same preparation,
-filters and packing as real data; ``pass_rate_72b_tir`` is the pass rate of a simulated noisy
-solver, not of a 72B model. The same seed gives the same bytes. It never imports torch.
+filters and packing as real data. Two columns mean something else here: ``pass_rate_72b_tir`` is
+the pass rate of a simulated noisy solver, and ``used_in_kaggle`` is a coin toss. The same seed
+gives the same bytes. It never imports torch and never executes a model's code.
 """
 
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from longrun.data.synthetic_problems import (
     CODE_FAMILIES,
@@ -26,34 +28,36 @@ from longrun.data.synthetic_solutions import (
     solve_with_code,
     write_selection_prompt,
 )
+from longrun.errors import ConfigError
 
-MODES = ("cot", "tir", "genselect")
+Mode = Literal["cot", "tir", "genselect"]
+Row = dict[str, object]
+MODES: tuple[Mode, ...] = ("cot", "tir", "genselect")
+MOST_BENCHMARK_PROBLEMS = 500
+"""Rows of one benchmark: about 800 problems of the smallest mode are held out."""
 
-
-def _draw(mode: str, rng: random.Random, *, held_out: bool) -> Iterator[Problem]:
-    problems = draw_problems(
-        CODE_FAMILIES if mode == "tir" else SUM_FAMILIES, rng, held_out=held_out
-    )
-    if mode == "genselect":
-        return (problem for problem in problems if problem.answer >= LOWEST_SELECTED_ANSWER)
-    return problems
+USER_PROMPTS: Mapping[Mode, str] = {
+    "cot": "Solve the problem. Put the answer in \\boxed{{}}.\n\n{problem}",
+    "tir": (
+        "Solve the problem with at most {total_code_executions} Python executions."
+        " Put the answer in \\boxed{{}}.\n\n{problem}"
+    ),
+    "genselect": "{problem}",
+}
+"""User messages for ``str.format``, short because prompts dominate the tokens of so small a task."""
 
 
 def generate_records(
-    mode: str, *, num_records: int, seed: int, most_code_executions: int = 3
-) -> Iterator[dict[str, object]]:
-    """Yield training records of one mode, in the columns of OpenMathReasoning."""
+    mode: Mode, *, num_records: int, seed: int, most_code_executions: int = 3
+) -> Iterator[Row]:
+    """Yield training records of one mode, in the columns of OpenMathReasoning.
+
+    The code budget of a ``tir`` record is uniform in 1 to ``most_code_executions``; its solution
+    names it as real ones do, by the executions that remain after the first.
+    """
     rng = random.Random(f"{seed} {mode} records")
     for problem in itertools.islice(_draw(mode, rng, held_out=False), num_records):
-        text = problem.text
-        if mode == "cot":
-            solution = solve_in_words(problem)
-        elif mode == "tir":
-            solution = solve_with_code(problem, rng.randint(1, most_code_executions))
-        else:
-            candidates = draw_candidates(problem, rng)
-            text = write_selection_prompt(problem, candidates)
-            solution = select_solution(problem, candidates)
+        text, solution = _work_out(mode, problem, rng, most_code_executions)
         yield {
             "problem": text,
             "generated_solution": solution,
@@ -68,13 +72,25 @@ def generate_records(
 
 
 def generate_benchmark(
-    mode: str, *, num_problems: int, seed: int, most_code_executions: int = 3
-) -> Iterator[dict[str, object]]:
-    """Yield benchmark rows of one mode; no operand combination occurs in any training record."""
+    mode: Mode, *, num_problems: int, seed: int, most_code_executions: int = 3
+) -> Iterator[Row]:
+    """Yield different benchmark rows of one mode; no training record has their operands.
+
+    ``total_code_executions`` stands in ``tir`` rows, ``candidates`` (final answers in the order of
+    the prompt) in ``genselect`` rows.
+
+    Raises:
+        ConfigError: ``num_problems`` is above ``MOST_BENCHMARK_PROBLEMS``.
+    """
+    if num_problems > MOST_BENCHMARK_PROBLEMS:
+        raise ConfigError(
+            f"a synthetic benchmark has at most {MOST_BENCHMARK_PROBLEMS} problems a mode, not"
+            f" {num_problems}; set num_benchmark_problems to a smaller number"
+        )
     rng = random.Random(f"{seed} {mode} benchmark")
-    problems = itertools.islice(_draw(mode, rng, held_out=True), num_problems)
-    for index, problem in enumerate(problems):
-        row: dict[str, object] = {
+    problems = _without_repeats(_draw(mode, rng, held_out=True))
+    for index, problem in enumerate(itertools.islice(problems, num_problems)):
+        row: Row = {
             "id": f"{mode}-{index}",
             "problem": problem.text,
             "expected_answer": str(problem.answer),
@@ -88,3 +104,69 @@ def generate_benchmark(
             row["problem"] = write_selection_prompt(problem, candidates)
             row["candidates"] = [str(candidate) for candidate in candidates]
         yield row
+
+
+def write_records(
+    output_dir: Path,
+    *,
+    num_records: int,
+    num_benchmark_problems: int,
+    seed: int,
+    most_code_executions: int = 3,
+) -> dict[str, int]:
+    """Write ``MODE.jsonl`` and ``benchmark_MODE.jsonl`` for each mode; return rows per file name.
+
+    ``num_records`` and ``num_benchmark_problems`` count the rows of each mode.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for mode in MODES:
+        records = generate_records(
+            mode, num_records=num_records, seed=seed, most_code_executions=most_code_executions
+        )
+        benchmark = generate_benchmark(
+            mode,
+            num_problems=num_benchmark_problems,
+            seed=seed,
+            most_code_executions=most_code_executions,
+        )
+        for name, rows in ((f"{mode}.jsonl", records), (f"benchmark_{mode}.jsonl", benchmark)):
+            counts[name] = _write_rows(output_dir / name, rows)
+    return counts
+
+
+def _draw(mode: Mode, rng: random.Random, *, held_out: bool) -> Iterator[Problem]:
+    families = CODE_FAMILIES if mode == "tir" else SUM_FAMILIES
+    problems = draw_problems(families, rng, held_out=held_out)
+    if mode == "genselect":
+        return (problem for problem in problems if problem.answer >= LOWEST_SELECTED_ANSWER)
+    return problems
+
+
+def _work_out(
+    mode: Mode, problem: Problem, rng: random.Random, most_code_executions: int
+) -> tuple[str, str]:
+    """Return the record's ``problem`` and ``generated_solution``."""
+    if mode == "cot":
+        return problem.text, solve_in_words(problem)
+    if mode == "tir":
+        return problem.text, solve_with_code(problem, rng.randint(1, most_code_executions))
+    candidates = draw_candidates(problem, rng)
+    return write_selection_prompt(problem, candidates), select_solution(problem, candidates)
+
+
+def _without_repeats(problems: Iterable[Problem]) -> Iterator[Problem]:
+    seen = set()
+    for problem in problems:
+        if problem not in seen:
+            seen.add(problem)
+            yield problem
+
+
+def _write_rows(path: Path, rows: Iterable[Row]) -> int:
+    count = 0
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+            count += 1
+    return count

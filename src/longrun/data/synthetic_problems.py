@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-NAMES = "abcdef"
+NAMES = "abcde"
 """Names of the operands, in the order in which a problem states them."""
 MODULUS = "m"
 """Name of the divisor in a problem about a remainder."""
@@ -43,15 +43,15 @@ SUM_FAMILIES = (
         source="synthetic_sums",
         operation="sum",
         fewest_operands=3,
-        most_operands=4,
+        most_operands=3,
         slip_chance=0.1,
     ),
     Family(
         source="synthetic_long_sums",
         operation="sum",
-        fewest_operands=5,
-        most_operands=6,
-        slip_chance=0.2,
+        fewest_operands=4,
+        most_operands=5,
+        slip_chance=0.25,
     ),
 )
 CODE_FAMILIES = (
@@ -66,7 +66,7 @@ CODE_FAMILIES = (
         source="synthetic_remainders",
         operation="remainder",
         fewest_operands=3,
-        most_operands=4,
+        most_operands=3,
         slip_chance=0.25,
     ),
 )

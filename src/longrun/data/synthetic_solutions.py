@@ -12,7 +12,7 @@ A worked trace of ``cot`` for ``a = 7, b = 2, c = 5``::
     b = 2: 09
     c = 5: 14
     </think>
-    The answer is \\boxed{14}.
+    Answer: \\boxed{14}
 
 It executes only code that it wrote itself, never a model's.
 """
@@ -31,7 +31,7 @@ _MOST_CANDIDATES = 3
 
 def summarise(answer: int) -> str:
     """Return the one-line summary that ends a solution."""
-    return f"The answer is \\boxed{{{answer}}}."
+    return f"Answer: \\boxed{{{answer}}}"
 
 
 def write_running_total(problem: Problem) -> str:
@@ -54,7 +54,9 @@ def write_code(problem: Problem, budget: int) -> list[str]:
 
     A remainder takes two blocks when the budget allows it; the second uses the first's variable.
     """
-    lines = [f"{name} = {value}" for name, value in zip(problem.names, problem.operands, strict=True)]
+    lines = [
+        f"{name} = {value}" for name, value in zip(problem.names, problem.operands, strict=True)
+    ]
     if problem.family.operation == "remainder" and budget > 1:
         product = problem.expression.removesuffix(f" % {MODULUS}")
         first = [*lines, f"p = {product}", "print(p)"]
@@ -78,7 +80,7 @@ def write_notice(remaining: int) -> str:
     """Return the fenced notice that follows an output: how many executions are left."""
     if remaining == 0:
         return "```system\nYou have run out of code executions!\n```\n"
-    return f"```system\nRemaining code executions: {remaining}. Use them well.\n```\n"
+    return f"```system\nRemaining code executions: {remaining}. Spend them well.\n```\n"
 
 
 def solve_with_code(problem: Problem, budget: int) -> str:
@@ -113,7 +115,7 @@ def draw_candidates(problem: Problem, rng: random.Random) -> list[int]:
 def write_selection_prompt(problem: Problem, candidates: Sequence[int]) -> str:
     """Return the complete selection prompt: instruction, problem and numbered summaries."""
     numbered = "\n".join(
-        f"Solution {index}: {summarise(answer)}" for index, answer in enumerate(candidates)
+        f"{index}: {summarise(answer)}" for index, answer in enumerate(candidates)
     )
     return f"Judge the solutions and pick the right one.\n\n{problem.text}\n{numbered}"
 
@@ -121,7 +123,7 @@ def write_selection_prompt(problem: Problem, candidates: Sequence[int]) -> str:
 def select_solution(problem: Problem, candidates: Sequence[int]) -> str:
     """Return the ``genselect`` solution: recompute, compare each candidate, judge."""
     verdicts = [
-        f"{index}: {answer} against {problem.answer}: "
+        f"{index}: {summarise(answer)} "
         f"{'right' if answer == problem.answer else 'wrong'}\n"
         for index, answer in enumerate(candidates)
     ]

@@ -2,25 +2,34 @@
 
 Digits, newlines and ``$`` are never merged with a neighbour, so that a number is read digit by
 digit and a text that ends in a newline can be continued without changing the tokens before it.
-The tags of reasoning and of code calls are one token each. It never writes a chat template.
+Operators keep the spaces around them, words the space before them. The tags of reasoning and of
+code calls are one token each. It never writes a chat template.
+
+``"b = 24\\n"`` becomes ``b``, `` = ``, ``2``, ``4``, ``\\n``.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from longrun.formats.atomic import write_text
+from longrun.formats.atomic import atomic_folder
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PADDING_TOKEN = "<|endoftext|>"
+STOP_TOKEN = "<|im_end|>"
+SPECIAL_TOKENS = (PADDING_TOKEN, "<|im_start|>", STOP_TOKEN)
+"""Tokens of the ChatML layout; their ids are 0, 1 and 2."""
 TAG_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-_SPLIT = r"\d|\n|\$| ?\p{L}+| ?[^\s\p{L}\d$]+ ?|\s"
+"""Tags inside a response. They are ordinary text: decoding never skips them."""
+_SPLIT = r"\d|\n|\$| ?\\\p{L}+\{?| ?\p{L}+| ?[^\s\p{L}\d$]+ ?|\s"
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
-    """Return a byte-level BPE of at most ``vocabulary_size`` tokens trained on ``texts``.
+    """Return a byte-level BPE trained on ``texts``.
 
-    Its ids: the special tokens, the tags, the 256 bytes, then the merges by falling frequency.
+    Ids in order: special tokens, the 256 bytes, merges, together at most ``vocabulary_size`` (few
+    different words give fewer), then the tags.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -32,9 +41,32 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[*SPECIAL_TOKENS, *TAG_TOKENS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAG_TOKENS])
     return tokenizer
+
+
+def write_tokenizer_folder(tokenizer: Tokenizer, folder: Path, *, model_max_length: int) -> None:
+    """Write ``tokenizer`` as a folder that ``AutoTokenizer.from_pretrained`` loads.
+
+    Generation stops at ``<|im_end|>``. ``model_max_length`` is in tokens. ``folder`` appears
+    whole or not at all.
+    """
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": STOP_TOKEN,
+        "pad_token": PADDING_TOKEN,
+        "additional_special_tokens": [
+            token for token in SPECIAL_TOKENS if token not in (STOP_TOKEN, PADDING_TOKEN)
+        ],
+        "model_max_length": model_max_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    with atomic_folder(folder) as aside:
+        tokenizer.save(str(aside / "tokenizer.json"))
+        text = json.dumps(settings, indent=2, ensure_ascii=True) + "\n"
+        (aside / "tokenizer_config.json").write_text(text, encoding="utf-8")

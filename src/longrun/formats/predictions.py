@@ -139,9 +139,7 @@ def read_benchmark(benchmark: Benchmark) -> list[Problem]:
     lines = itertools.islice(_read_lines(benchmark.path, BenchmarkRow), benchmark.limit)
     problems = [_complete(row, benchmark, line) for line, row in lines]
     if not problems:
-        raise InputError.at(
-            benchmark.path, None, "holds no problem; give one JSON object per line"
-        )
+        raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
     seen: dict[str, int] = {}
     for line, problem in enumerate(problems, start=1):
         if problem.id in seen:

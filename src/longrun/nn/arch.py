@@ -50,7 +50,7 @@ class Arch:
     """None: rotations are not stretched."""
     qkv_bias: bool
     output_bias: bool = False
-    """Bias of ``o_proj``: ``attention_bias`` of Llama and Qwen3 sets it together with the others."""
+    """Bias of ``o_proj``: Llama and Qwen3 with ``attention_bias`` have it beside the others."""
     qk_norm: bool
     """RMSNorm over every head of the queries and keys (Qwen3)."""
     tied: bool
@@ -213,11 +213,14 @@ def _rope_settings(fields: _Fields) -> _Fields:
         if fields.has(field):
             settings.update(fields.object(field).values)
             prefix = f"{field}."
-    for field in ("rope_theta", "partial_rotary_factor"):
-        if fields.has(field):
-            settings.setdefault(field, fields.values[field])
-    legacy_type = settings.pop("type", None)
-    settings.setdefault("rope_type", legacy_type)
+    alternatives = {
+        "rope_theta": fields.values.get("rope_theta"),
+        "partial_rotary_factor": fields.values.get("partial_rotary_factor"),
+        "rope_type": settings.pop("type", None),
+    }
+    for field, value in alternatives.items():
+        if settings.get(field) is None:
+            settings[field] = value
     return _Fields(settings, fields.where, prefix)
 
 

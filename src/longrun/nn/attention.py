@@ -67,7 +67,7 @@ class PackedAttention(nn.Module):
 
     def forward(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, where: Boundaries) -> Tensor:
         """Return the attended values, [T, H, D]."""
-        o_THD, _ = attend(
+        o_THD: Tensor = attend(
             q_THD,
             k_TKD,
             v_TKD,
@@ -77,7 +77,7 @@ class PackedAttention(nn.Module):
             where.max_k,
             self.scale,
             self.backend,
-        )
+        )[0]
         return o_THD
 
 
@@ -104,7 +104,7 @@ def _listed() -> str:
 
 
 @torch.library.custom_op("longrun::attend", mutates_args=())
-def attend(  # noqa: PLR0913 - an op takes tensors and numbers only, so the boundaries are spelled out
+def attend(  # noqa: PLR0913, PLR0917 - an op takes tensors and numbers only
     q_THD: Tensor,
     k_SKD: Tensor,
     v_SKD: Tensor,
@@ -121,7 +121,7 @@ def attend(  # noqa: PLR0913 - an op takes tensors and numbers only, so the boun
 
 
 @torch.library.custom_op("longrun::attend_backward", mutates_args=())
-def attend_backward(  # noqa: PLR0913 - as attend, and what its forward pass kept
+def attend_backward(  # noqa: PLR0913, PLR0917 - as attend
     do_THD: Tensor,
     q_THD: Tensor,
     k_SKD: Tensor,
@@ -142,9 +142,7 @@ def attend_backward(  # noqa: PLR0913 - as attend, and what its forward pass kep
 
 
 @attend.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | int | float | str
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | int | float | str) -> tuple[Tensor, Tensor]:
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=kernels.accumulation_dtype(q.dtype))
     return q.new_empty(q.shape), lse
 
@@ -156,9 +154,7 @@ def _(
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep_for_backward(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
-) -> None:
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, cu_q, cu_k, *ctx.numbers = inputs
     ctx.save_for_backward(q, k, v, *output, cu_q, cu_k)
     ctx.mark_non_differentiable(output[1])

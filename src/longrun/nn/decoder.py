@@ -34,9 +34,10 @@ class Projection(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.register_parameter("bias", nn.Parameter(torch.empty(outputs)) if bias else None)
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [..., outputs]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
@@ -49,6 +50,7 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
 
     def forward(self, tokens_T: Tensor) -> Tensor:
+        """Return [T, hidden] in the dtype of the parameters."""
         return functional.embedding(tokens_T, self.weight)
 
 
@@ -61,6 +63,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` normalised over its last dim, in its own dtype."""
         wide = x if x.dtype == torch.float64 else x.float()
         normed = functional.rms_norm(wide, self.weight.shape, None, self.eps)
         return self.weight.to(x.dtype) * normed.to(x.dtype)
@@ -82,6 +85,7 @@ class Attention(nn.Module):
         self.core = PackedAttention(backend, arch.head_dim)
 
     def forward(self, x_TH: Tensor, rope: Rotation, where: Boundaries) -> Tensor:
+        """Return [T, hidden]."""
         heads = -1, self.head_dim
         q_THD = self.q_norm(self.q_proj(x_TH).unflatten(-1, heads))
         k_TKD = self.k_norm(self.k_proj(x_TH).unflatten(-1, heads))
@@ -100,6 +104,7 @@ class MLP(nn.Module):
         self.down_proj = Projection(arch.intermediate_size, arch.hidden_size)
 
     def forward(self, x_TH: Tensor) -> Tensor:
+        """Return [T, hidden]."""
         gated = functional.silu(self.gate_proj(x_TH)) * self.up_proj(x_TH)
         return self.down_proj(gated)  # type: ignore[no-any-return]  # modules return Any
 
@@ -116,6 +121,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
     def forward(self, x_TH: Tensor, rope: Rotation, where: Boundaries) -> Tensor:
+        """Return [T, hidden]."""
         if self.recompute == "none" or not torch.is_grad_enabled():
             return self._compute(x_TH, rope, where)
         kept: Tensor = checkpoint(
@@ -125,7 +131,8 @@ class Layer(nn.Module):
 
     def _compute(self, x_TH: Tensor, rope: Rotation, where: Boundaries) -> Tensor:
         x_TH = x_TH + self.self_attn(self.input_layernorm(x_TH), rope, where)
-        return x_TH + self.mlp(self.post_attention_layernorm(x_TH))
+        out_TH: Tensor = x_TH + self.mlp(self.post_attention_layernorm(x_TH))
+        return out_TH
 
 
 class Backbone(nn.Module):
@@ -134,9 +141,7 @@ class Backbone(nn.Module):
     def __init__(self, arch: Arch, backend: str, recompute: Recompute) -> None:
         super().__init__()
         self.embed_tokens = Embedding(arch.vocab_size, arch.hidden_size)
-        self.layers = nn.ModuleList(
-            Layer(arch, backend, recompute) for _ in range(arch.num_layers)
-        )
+        self.layers = nn.ModuleList(Layer(arch, backend, recompute) for _ in range(arch.num_layers))
         self.norm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 

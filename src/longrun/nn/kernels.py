@@ -123,7 +123,8 @@ def _reference_backward(do: Tensor, saved: Saved, segments: Segments, scale: flo
 
 def _sum_groups(x_HSD: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     """Sum the heads of each group: [H, S, D] to [S, K, D]."""
-    return x_HSD.unflatten(0, (-1, groups)).sum(1).transpose(0, 1).to(dtype)
+    x_KGSD = x_HSD.view(-1, groups, *x_HSD.shape[1:])
+    return x_KGSD.sum(1).transpose(0, 1).to(dtype)
 
 
 def _empty_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,8 +154,9 @@ def _sdpa_backward(do: Tensor, saved: Saved, segments: Segments, scale: float) -
     kernel = _efficient_backward if q.is_cuda else _flash_cpu_backward
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for rows_q, rows_k in _pairs(segments):
-        part = tuple(_as_batch(x) for x in (q[rows_q], k[rows_k], v[rows_k], o[rows_q]))
-        grads = kernel(_as_batch(do[rows_q]), (*part, lse[None, :, rows_q]), scale)
+        part_q, part_k, part_v = _as_batch(q[rows_q]), _as_batch(k[rows_k]), _as_batch(v[rows_k])
+        part = (part_q, part_k, part_v, _as_batch(o[rows_q]), lse[None, :, rows_q])
+        grads = kernel(_as_batch(do[rows_q]), part, scale)
         dq[rows_q], dk[rows_k], dv[rows_k] = (_from_batch(grad) for grad in grads)
     return dq, dk, dv
 
@@ -228,7 +230,7 @@ def _efficient_backward(do: Tensor, saved: Saved, scale: float) -> Gradients:
         bias is None,
         scale=scale,
     )
-    dk, dv = (x.unflatten(1, (-1, groups)).sum(2) for x in (dk, dv))
+    dk, dv = (x.view(1, -1, groups, *x.shape[2:]).sum(2) for x in (dk, dv))
     return dq, dk, dv
 
 

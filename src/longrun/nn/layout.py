@@ -15,6 +15,7 @@ Two documents, ``5 6 7`` (only the last token supervised) and ``8 9``, padded to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,15 @@ from torch import Tensor
 
 from longrun.errors import InputError
 
+Number = TypeVar("Number", np.int32, np.float32)
+
 Document = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Token ids and the weight with which each token is supervised as a target; both [n]."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackLayout:
-    """The tokens of one pack and everything that depends on its boundaries. T tokens, D documents."""
+    """The T tokens of a pack of D documents, and everything that depends on their boundaries."""
 
     tokens: Tensor
     """[T] int64."""
@@ -89,13 +92,13 @@ def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> Pack
     parts = [*documents, padding] if num_padding else list(documents)
     lengths = [len(tokens) for tokens, _ in parts]
     ends = np.cumsum(lengths)
-    weights = _next_in_document(np.concatenate([weights for _, weights in parts]), ends)
+    next_weights = _next_in_document(np.concatenate([weights for _, weights in parts]), ends)
     targets = _next_in_document(np.concatenate([tokens for tokens, _ in parts]), ends)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     return PackLayout(
         tokens=torch.from_numpy(np.concatenate([tokens for tokens, _ in parts]).astype(np.int64)),
-        targets=torch.from_numpy(np.where(weights > 0, targets, 0).astype(np.int64)),
-        weights=torch.from_numpy(weights.astype(np.float32)),
+        targets=torch.from_numpy(np.where(next_weights > 0, targets, 0).astype(np.int64)),
+        weights=torch.from_numpy(next_weights.astype(np.float32)),
         positions=torch.from_numpy(positions),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         lengths=tuple(lengths),
@@ -104,8 +107,8 @@ def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> Pack
 
 
 def _next_in_document(
-    values: npt.NDArray[np.generic], ends: npt.NDArray[np.int64]
-) -> npt.NDArray[np.generic]:
+    values: npt.NDArray[Number], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[Number]:
     """Return the value of the next position; 0 at every document's last position."""
     shifted = np.roll(values, -1)
     shifted[ends - 1] = 0

@@ -36,7 +36,7 @@ def linear_cross_entropy(
         raise ValueError(f"chunk_tokens is {chunk_tokens}; at least 1 is needed")
     wants = hidden_TH.requires_grad, weight_VH.requires_grad
     wanted = tuple(torch.is_grad_enabled() and want for want in wants)
-    loss: Tensor = _LinearCrossEntropy.apply(
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch does not annotate it
         hidden_TH, weight_VH, targets_T, weights_T, chunk_tokens, wanted
     )
     return loss
@@ -46,7 +46,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forms the gradients of the sum in the forward pass; the backward pass scales them."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913 - autograd hands the inputs over one by one
+    def forward(
         ctx: Any,
         hidden_TH: Tensor,
         weight_VH: Tensor,
@@ -60,7 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = torch.zeros_like(weight_VH, dtype=accumulate) if wanted[1] else None
         narrow_VH = weight_VH.to(hidden_TH.dtype)
         total = torch.zeros((), dtype=torch.float64, device=hidden_TH.device)
-        for rows in weights_T.nonzero()[:, 0].split(chunk_tokens):
+        for rows in torch.split(weights_T.nonzero()[:, 0], chunk_tokens):
             x_NH, weights_N = hidden_TH[rows], weights_T[rows].to(accumulate)
             nll_N, dlogits_NV = _nll_and_gradient(x_NH @ narrow_VH.T, targets_T[rows], weights_N)
             total += (nll_N.double() * weights_N).sum()
@@ -73,7 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total.to(accumulate)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         dhidden, dweight = ctx.saved_tensors
         if dhidden is not None:
             dhidden = dhidden * gradient.to(dhidden.dtype)

@@ -1,0 +1,201 @@
+"""Weights in Hugging Face safetensors files: streamed into a decoder, and written from tensors.
+
+Names and shapes are those of transformers, so nothing is converted. Reading holds one tensor
+beside the model, writing one file's tensors. A tied output matrix is never stored twice.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longrun.errors import InputError
+from longrun.nn.decoder import Decoder
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+MAX_FILE_BYTES = 4 << 30
+"""A larger model is written as several files; also the memory that writing needs."""
+OUTPUT_MATRIX = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+_DERIVED = "rotary_emb.inv_freq"
+"""Old exports store this buffer; it follows from the config."""
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@torch.no_grad()
+def load_weights(folder: Path, model: Decoder) -> None:
+    """Fill every parameter of ``model`` from the safetensors files of ``folder``.
+
+    Parameters keep their own dtype and device. Nothing is changed unless every name and shape fits.
+
+    Raises:
+        InputError: no weights, a missing, unknown or misshapen tensor, a weight that is not
+            finite, or an output matrix that differs from the embedding in a tied model.
+    """
+    files = find_tensors(folder)
+    parameters = dict(model.named_parameters())
+    _check_names(folder, files, parameters.keys(), tied=model.arch.tied)
+    for path in sorted(set(files.values())):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                target = parameters.get(name)
+                if target is not None and list(target.shape) != _stored_shape(file, name):
+                    raise InputError.at(path, None, _misshapen(name, file, target))
+    for path in sorted(set(files.values())):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if name in parameters:
+                    parameters[name].copy_(_finite(path, name, file.get_tensor(name)))
+    if model.arch.tied and OUTPUT_MATRIX in files:
+        _check_tied(files[OUTPUT_MATRIX], parameters[EMBEDDING])
+
+
+def find_tensors(folder: Path) -> dict[str, Path]:
+    """Return the file of every tensor of a model folder with one file or with an index.
+
+    Raises:
+        InputError: there are no safetensors files, or one is missing or damaged.
+    """
+    single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
+    if index.is_file():
+        try:
+            mapping = json.loads(index.read_text())["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError.at(index, None, f"is damaged ({error})") from None
+        return {name: folder / file for name, file in mapping.items()}
+    if not single.is_file():
+        raise InputError.at(
+            folder, None, f"has neither {WEIGHTS_NAME} nor {INDEX_NAME}; save it as safetensors"
+        )
+    with _opened(single) as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+def write_weights(
+    folder: Path,
+    shapes: Shapes,
+    read: Callable[[str], Tensor],
+    dtype: torch.dtype,
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """Write tensors of the given ``shapes`` into ``folder``, rounded once to ``dtype``.
+
+    ``read(name)`` is asked for each tensor once, in the order of ``shapes``.
+
+    Raises:
+        InputError: a weight is not finite (before or after rounding).
+    """
+    sizes = {name: prod(shape) * dtype.itemsize for name, shape in shapes.items()}
+    files = plan_files(sizes, max_file_bytes)
+    names = [_file_name(index, len(files)) for index in range(len(files))]
+    for file_name, members in zip(names, files, strict=True):
+        path = folder / file_name
+        tensors = {
+            name: _finite(path, name, read(name).to("cpu", dtype).contiguous()) for name in members
+        }
+        _save(tensors, path)
+    if len(files) > 1:
+        mapping = {
+            name: file for file, members in zip(names, files, strict=True) for name in members
+        }
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": mapping}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def plan_files(sizes: Mapping[str, int], max_file_bytes: int) -> list[list[str]]:
+    """Cut the names into runs of at most ``max_file_bytes``; a larger tensor stands alone.
+
+    >>> plan_files({"a": 3, "b": 3, "c": 9, "d": 1}, 6)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    files: list[list[str]] = []
+    filled = max_file_bytes
+    for name, size in sizes.items():
+        if filled + size > max_file_bytes:
+            files.append([])
+            filled = 0
+        files[-1].append(name)
+        filled += size
+    return files
+
+
+def _file_name(index: int, count: int) -> str:
+    return WEIGHTS_NAME if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise InputError.at(path, None, "is missing; copy the whole model folder") from None
+    except SafetensorError as error:
+        raise InputError.at(path, None, f"is damaged ({error}); copy it again") from None
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def _check_names(folder: Path, files: Mapping[str, Path], wanted: object, *, tied: bool) -> None:
+    expected = set(wanted)  # type: ignore[call-overload]  # the keys of a dict
+    optional = {OUTPUT_MATRIX} if tied else set()
+    missing = sorted(expected - files.keys())
+    extra = sorted(
+        name for name in files.keys() - expected - optional if not name.endswith(_DERIVED)
+    )
+    if missing or extra:
+        raise InputError.at(
+            folder,
+            None,
+            f"weights do not match config.json: missing {_few(missing)}; unknown {_few(extra)}",
+        )
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) or "none"
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _misshapen(name: str, file: safe_open, target: Tensor) -> str:
+    return (
+        f"{name} has shape {_stored_shape(file, name)} but config.json asks for"
+        f" {list(target.shape)}; one of them is wrong"
+    )
+
+
+def _stored_shape(file: safe_open, name: str) -> list[int]:
+    return list(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]  # no stubs
+
+
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    if not torch.isfinite(tensor).all():
+        count = int((~torch.isfinite(tensor)).sum())
+        raise InputError.at(path, None, f"{name} has {count} weights that are NaN or infinite")
+    return tensor
+
+
+def _check_tied(path: Path, embedding: Tensor) -> None:
+    with _opened(path) as file:
+        stored = file.get_tensor(OUTPUT_MATRIX).to(embedding.dtype)
+    if stored.shape != embedding.shape or not torch.equal(stored, embedding.cpu()):
+        raise InputError.at(
+            path,
+            None,
+            f"{OUTPUT_MATRIX} differs from {EMBEDDING} although config.json sets"
+            " tie_word_embeddings; set it to false",
+        )

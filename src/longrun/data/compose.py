@@ -1,0 +1,156 @@
+"""From one record to the text of one document: checks, budget, prompt, typed pieces.
+
+Pure functions of a record and the recipe; nothing here reads files or counts tokens.
+
+A response is cut into *runs*, the stretches that are written in one go when a model is sampled::
+
+    <think> .. </tool_call>\\n | ```output .. ```system .. \\n | So .. \\\\boxed{6}. | <|im_end|>
+    the model                 | the environment             | the model          | stop
+
+Each run is tokenized as one string, and so are its counterparts during generation; see
+``longrun.data.encode``.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from longrun.config.stages import PrepareConfig
+from longrun.data.filters import FilterChain, require_text
+from longrun.data.sources import map_columns
+from longrun.errors import InputError
+from longrun.formats.code_style import BUDGET_PATTERN
+from longrun.formats.conversation import Conversation
+from longrun.formats.spans import WRITTEN_BY_TOOL, Piece, SpanKind, split_response
+from longrun.formats.tokens import ExactTokenizer
+
+BUDGET_COLUMN = "total_code_executions"
+TOOL_MODE = "tir"
+_BUDGET = re.compile(BUDGET_PATTERN)
+
+
+class Draft(NamedTuple):
+    """The text of one document."""
+
+    line: int
+    """Counted from 0 inside the part."""
+    mode: str
+    problem: int
+    held_out: bool
+    prompt: str
+    """Rendered, with look-alikes of control tokens hidden."""
+    runs: list[list[Piece]]
+    refused_by: int | None
+    """Filter that will refuse it, unless one before does so by token count."""
+
+
+class Dropped(NamedTuple):
+    """A record that does not become a document."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Composes the drafts of one ``prepare`` stage."""
+
+    config: PrepareConfig
+    conversation: Conversation
+    tokenizer: ExactTokenizer
+
+    @cached_property
+    def filters(self) -> FilterChain:
+        """The filters of the recipe."""
+        return FilterChain(self.config.filters)
+
+    def compose(
+        self, line: int, raw: Mapping[str, Any], columns: Mapping[str, str]
+    ) -> Draft | Dropped:
+        """Return the draft of a raw record, or why there is none.
+
+        Raises:
+            InputError: a column is absent or of the wrong type, or its mode has no prompt.
+        """
+        record = map_columns(columns, raw) if columns else raw
+        problem = require_text(record, "problem")
+        solution = require_text(record, "generated_solution")
+        mode = require_text(record, "inference_mode")
+        refused_by = self.filters.refuse(record)
+        if refused_by is not None and not self.filters.counts_tokens_before(refused_by):
+            return Dropped(self.filters.reason(refused_by))
+        if not problem.strip():
+            return Dropped("empty problem")
+        if not solution.strip():
+            return Dropped("empty solution")
+        try:
+            pieces = split_response(solution, self.conversation.code if mode == TOOL_MODE else None)
+        except InputError:
+            return Dropped("unbalanced tags")
+        if self._states_budget(mode):
+            budget = self._budget(pieces)
+            if budget is None:
+                return Dropped("no code budget")
+            record = {**record, BUDGET_COLUMN: budget}
+        prompt = self.conversation.render(mode, record, guard=self.tokenizer.hide)
+        identity = problem_id(problem)
+        held_out = is_held_out(identity, self.config.validation_share, self.config.seed)
+        return Draft(line, mode, identity, held_out, prompt, cut_runs(pieces), refused_by)
+
+    def _states_budget(self, mode: str) -> bool:
+        prompt = self.conversation.prompts.get(mode)
+        return mode == TOOL_MODE and prompt is not None and BUDGET_COLUMN in prompt.fields()
+
+    def _budget(self, pieces: list[Piece]) -> int | None:
+        budget = find_budget(pieces)
+        if budget is None and self.config.missing_budget == "pass":
+            return max(1, sum(kind == SpanKind.CODE for kind, _ in pieces))
+        return budget
+
+
+def find_budget(pieces: list[Piece]) -> int | None:
+    """Return how many code executions were allowed, as the notices tell; None: they do not.
+
+    The first number that remains, plus the call before it; 1 where only the exhausted notice is
+    there.
+
+    >>> find_budget([(SpanKind.NOTICE, "Remaining code executions: 11. Take care.")])
+    12
+    """
+    notices = [text for kind, text in pieces if kind == SpanKind.NOTICE]
+    for text in notices:
+        match = _BUDGET.search(text)
+        if match:
+            return int(match[1]) + 1
+    return 1 if notices else None
+
+
+def cut_runs(pieces: list[Piece]) -> list[list[Piece]]:
+    """Group pieces into what the model and what the environment writes in one go."""
+    runs: list[list[Piece]] = []
+    by_tool = None
+    for piece in pieces:
+        if (piece[0] in WRITTEN_BY_TOOL) != by_tool:
+            by_tool = piece[0] in WRITTEN_BY_TOOL
+            runs.append([])
+        runs[-1].append(piece)
+    return runs
+
+
+def problem_id(text: str) -> int:
+    """Return a stable 64-bit hash of a problem; white space does not count."""
+    folded = " ".join(text.split()).encode()
+    return int.from_bytes(hashlib.blake2b(folded, digest_size=8).digest(), "little")
+
+
+def is_held_out(problem: int, share: float, seed: int) -> bool:
+    """Decide whether a problem belongs to validation; records of one problem stay together.
+
+    Depends on the problem and the seed alone, not on order, parts or workers.
+    """
+    if share <= 0.0:
+        return False
+    drawn = hashlib.blake2b(f"{seed} {problem}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "little") < share * 2.0**64

@@ -1,0 +1,240 @@
+"""Raw records: which files there are, how they are cut into parts, and how a part is read.
+
+A *part* is what one worker reads at a time and writes as one shard. Plain JSONL is cut by bytes,
+so one big file is shared by all workers; a line belongs to the part in which it begins::
+
+    bytes   0         10        20        30
+    lines   aaaaaaaaaaaaa|bbbb|cccccccccccc|dd|
+    parts   0 .......... | 1 .......... | 2 ...     part_bytes = 14
+    lines   a              b c            d
+
+Compressed JSONL and Parquet are one part per file. Nothing here knows what a record means.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from longrun.config.base import expand
+from longrun.config.stages import DataSource
+from longrun.errors import InputError
+
+_PLAIN = (".jsonl", ".ndjson", ".json")
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_PARQUET = ".parquet"
+_BUFFER_BYTES = 1 << 20
+_ROWS_AT_A_TIME = 256
+
+Report = Callable[[int], None]
+"""Called with the number of bytes that were read since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of raw records."""
+
+    path: Path
+    number: int
+    """Position among all files of the stage; lineage rows name it."""
+    columns: Mapping[str, str]
+    """Expected column -> ``str.format`` template over the raw record."""
+    setting: str
+    """Where the file was named, as ``data.0``."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file can be read from any byte on."""
+        return self.path.suffix in _PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of one file: the lines that begin in ``begin <= byte < end``."""
+
+    number: int
+    file: SourceFile
+    begin: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """The name of the part's shard.
+
+        >>> Part(7, SourceFile(Path("a.jsonl"), 0, {}, "data.0"), 0, 10).name
+        '00007'
+        """
+        return f"{self.number:05d}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the file that belong to the part."""
+        return self.end - self.begin
+
+
+def list_files(data: Sequence[DataSource]) -> list[SourceFile]:
+    """Expand the sources of a config to files, in the order of the config.
+
+    Raises:
+        InputError: a pattern matches nothing, or a file is absent, a folder, empty, or of a kind
+            that cannot be read.
+    """
+    files: list[SourceFile] = []
+    for index, source in enumerate(data):
+        setting = f"data.{index}"
+        paths = expand(source.path)
+        if not paths:
+            raise InputError(f"{setting}.path {source.path}: matches no file")
+        for path in paths:
+            _check_file(path, setting)
+            files.append(SourceFile(path, len(files), source.columns, setting))
+    return files
+
+
+def cut_parts(files: Sequence[SourceFile], part_bytes: int) -> list[Part]:
+    """Cut the files into parts of at most ``part_bytes``; the cut depends on nothing else."""
+    parts: list[Part] = []
+    for file in files:
+        size = file.path.stat().st_size
+        step = part_bytes if file.is_plain else size
+        for begin in range(0, size, step):
+            parts.append(Part(len(parts), file, begin, min(begin + step, size)))
+    return parts
+
+
+def read_part(part: Part, report: Report) -> Iterator[dict[str, Any] | None]:
+    """Yield the record of every line of a part, in order; None for a blank line.
+
+    Raises:
+        InputError: a line is not a JSON object in UTF-8, or the file is damaged. The message has
+            the line of the file, counted from 1.
+    """
+    if part.file.path.suffix == _PARQUET:
+        yield from _read_parquet(part, report)
+        return
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    for line, text in enumerate(_read_lines(part, report)):
+        try:
+            record = None if text.isspace() else decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise fault(part, line, _explain(error)) from None
+        yield record
+
+
+def fault(part: Part, line: int, problem: str) -> InputError:
+    """Build the error for ``problem`` at ``line`` (from 0) of ``part``."""
+    first_line = 0
+    if part.begin:
+        with open(part.file.path, "rb") as file:
+            first_line = _count_lines(file, part.begin)
+    return InputError.at(part.file.path, first_line + line + 1, problem)
+
+
+def map_columns(columns: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``record`` with the columns that ``columns`` names filled in from their templates.
+
+    Raises:
+        InputError: a template names a column that the record lacks, or is not a template.
+    """
+    mapped = dict(record)
+    for name, template in columns.items():
+        try:
+            mapped[name] = template.format_map(record)
+        except KeyError as error:
+            raise InputError(
+                f"column {error.args[0]} is missing, columns.{name} needs it; the record has"
+                f" {_names(record)}"
+            ) from None
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"columns.{name} cannot be filled ({error}); double a literal brace"
+            ) from None
+    return mapped
+
+
+def _names(record: Mapping[str, Any]) -> str:
+    return ", ".join(record) or "no column"
+
+
+def _check_file(path: Path, setting: str) -> None:
+    if path.is_dir():
+        raise InputError.at(
+            path, None, f"{setting}.path names a folder; name its files, as in {path}/*.jsonl"
+        )
+    if not path.is_file():
+        raise InputError.at(path, None, f"{setting}.path: there is no such file")
+    inner = Path(path.stem).suffix if path.suffix in _COMPRESSION else path.suffix
+    if inner not in _PLAIN and not (inner == _PARQUET and inner == path.suffix):
+        raise InputError.at(
+            path, None, f"{setting}.path: must end in .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        )
+    if path.stat().st_size == 0:
+        raise InputError.at(path, None, f"{setting}.path: is empty; take it out or fill it")
+
+
+def _read_lines(part: Part, report: Report) -> Iterator[bytes]:
+    path = part.file.path
+    try:
+        if part.file.is_plain:
+            with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+                yield from _lines_between(file, part, report)
+        else:
+            compression = _COMPRESSION[path.suffix]
+            with pa.input_stream(str(path), compression=compression) as stream:
+                yield from io.BufferedReader(stream, _BUFFER_BYTES)
+            report(part.num_bytes)
+    except OSError as error:
+        raise InputError.at(path, None, f"cannot be read ({error}); fetch it again") from None
+
+
+def _lines_between(file: IO[bytes], part: Part, report: Report) -> Iterator[bytes]:
+    position = part.begin
+    if position:
+        # The line that holds the byte before the part belongs to the part before.
+        file.seek(position - 1)
+        position += len(file.readline()) - 1
+    told = part.begin
+    while position < part.end and (line := file.readline()):
+        position += len(line)
+        if position - told >= _BUFFER_BYTES:
+            report(min(position, part.end) - told)
+            told = min(position, part.end)
+        yield line
+    report(part.end - told)
+
+
+def _read_parquet(part: Part, report: Report) -> Iterator[dict[str, Any]]:
+    path = part.file.path
+    told, rows = 0, 0
+    try:
+        with pq.ParquetFile(path) as table:
+            total = max(table.metadata.num_rows, 1)
+            for batch in table.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
+                yield from batch.to_pylist()
+                rows += len(batch)
+                report(part.num_bytes * rows // total - told)
+                told = part.num_bytes * rows // total
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError.at(path, None, f"cannot be read ({error}); fetch it again") from None
+
+
+def _count_lines(file: IO[bytes], end: int) -> int:
+    """Count the lines that begin before byte ``end``."""
+    count, left = 0, end - 1
+    while left > 0 and (block := file.read(min(left, _BUFFER_BYTES))):
+        count += block.count(b"\n")
+        left -= len(block)
+    return count + 1
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not valid UTF-8 ({error.reason}); write the file as UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        return f"is not a JSON object ({error}); one record a line is expected"
+    return f"is not valid JSON ({error}); repair or remove the line"

@@ -1,0 +1,227 @@
+"""Run code that a model wrote: one shut-in Python process per solution, state kept between blocks.
+
+    with Sandbox(SandboxSettings()) as sandbox:
+        session = sandbox.open_session()
+        session.run("x = 6").text         # ''
+        session.run("x * 7").text         # '42\\n'
+
+Whatever a block does, ``run`` returns within the time limit plus a grace period and the next block
+runs: a block that takes too long is interrupted from inside, and when that does not help its
+process is killed with everything it started. A process that was lost is replaced by an empty one,
+and the text that the model sees says so. Every reply is checked: a block can write to the same
+pipe. Earlier blocks are never run again.
+"""
+
+import logging
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from longrun.config.stages import SandboxSettings
+from longrun.errors import ResourceError
+from longrun.evaluate.isolation import plan_launch
+from longrun.evaluate.sandbox_worker import CUT
+from longrun.evaluate.workers import WorkerFailed, WorkerProcess, WorkerStalled
+
+_START_SECONDS = 30.0
+_GRACE_SECONDS = 1.0
+"""A block interrupted from inside gets this long to give in before its process is killed."""
+_WARM_WORKERS = 2
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LOST = "The Python process was ended; variables of earlier blocks are lost.\n"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How one block ended; ``text`` is clean Unicode for the model to read."""
+
+    status: Literal["completed", "error", "timeout", "lost"]
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        """Say whether the block did not run to its end."""
+        return self.status != "completed"
+
+
+class Sandbox:
+    """Starts workers, a few ahead of need, and ends them all when the block ends."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        """Start a worker and wait for it, so that a machine that cannot do it is known at once.
+
+        Raises:
+            ResourceError: bubblewrap is missing or cannot make namespaces here.
+        """
+        self.settings = settings
+        self._bubblewrap = _find_bubblewrap(settings)
+        self._warm: deque[_Worker] = deque()
+        self._sessions: list[Session] = []
+        first = self._start()
+        try:
+            if not first.wait_until_ready():
+                log.warning("sandbox: this kernel or processor has no system-call filter")
+        except WorkerFailed as error:
+            raise ResourceError(_cannot_start(settings, first, error)) from None
+        self._warm.append(first)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open_session(self) -> "Session":
+        """Return a session; its process is taken when the first block runs."""
+        session = Session(self)
+        self._sessions.append(session)
+        return session
+
+    def close(self) -> None:
+        """End every process, waiting and working."""
+        for session in self._sessions:
+            session.close()
+        self._sessions.clear()
+        while self._warm:
+            self._warm.pop().end()
+
+    def take_worker(self) -> "_Worker":
+        """Return a started worker and start others for those who come next."""
+        worker = self._warm.popleft() if self._warm else self._start()
+        while len(self._warm) < _WARM_WORKERS:
+            self._warm.append(self._start())
+        return worker
+
+    def _start(self) -> "_Worker":
+        return _Worker(self.settings, self._bubblewrap)
+
+
+class Session:
+    """The blocks of one solution, in order."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._worker: _Worker | None = None
+
+    def run(self, code: str) -> Execution:
+        """Execute one block with the variables of the earlier ones; never raises for the code."""
+        limit = self._sandbox.settings.timeout_seconds
+        try:
+            reply = self._worker_ready().ask(code, limit + _GRACE_SECONDS)
+        except WorkerStalled:
+            self.close()
+            return Execution("timeout", _timeout_text(limit) + _LOST)
+        except WorkerFailed:
+            self.close()
+            return Execution("lost", _LOST)
+        text = reply["stdout"] + reply["stderr"]
+        if reply["status"] == "timeout":
+            text += _timeout_text(limit)
+        return Execution(reply["status"], _clean(text))
+
+    def close(self) -> None:
+        """End the process of this session and everything it started."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+    def _worker_ready(self) -> "_Worker":
+        if self._worker is None:
+            self._worker = self._sandbox.take_worker()
+            self._worker.wait_until_ready()
+        return self._worker
+
+
+class _Worker:
+    """One sandboxed process: started on creation, ready after its first frame."""
+
+    def __init__(self, settings: SandboxSettings, bubblewrap: str | None) -> None:
+        launch = plan_launch(settings, bubblewrap)
+        self._most_chars = settings.output_chars + len(CUT)
+        self._scratch = tempfile.mkdtemp(prefix="longrun-code-") if launch.needs_scratch else None
+        self._filtered: bool | None = None
+        self.process = WorkerProcess(launch.command, launch.environment, self._scratch)
+
+    def wait_until_ready(self) -> bool:
+        """Return whether the system-call filter is in force; raises ``WorkerFailed``."""
+        if self._filtered is None:
+            hello = self.process.receive(_START_SECONDS, most_bytes=200)
+            if not isinstance(hello, dict) or hello.get("ready") is not True:
+                raise WorkerFailed("did not greet")
+            self._filtered = bool(hello.get("filtered"))
+        return self._filtered
+
+    def ask(self, code: str, seconds: float) -> dict[str, str]:
+        """Run ``code`` and return the checked reply; raises ``WorkerFailed``."""
+        if self.process.has_output():
+            raise WorkerFailed("wrote when it was not asked")
+        token = secrets.token_hex(8)
+        self.process.send({"code": code, "token": token}, seconds)
+        # One character is at most 12 bytes of ASCII-only JSON.
+        reply = self.process.receive(seconds, most_bytes=24 * self._most_chars + 200)
+        return self._checked(reply, token)
+
+    def _checked(self, reply: Any, token: str) -> dict[str, str]:
+        if not isinstance(reply, dict) or set(reply) != {"token", "status", "stdout", "stderr"}:
+            raise WorkerFailed("sent a reply of another form")
+        if not all(isinstance(value, str) for value in reply.values()):
+            raise WorkerFailed("sent a reply of other types")
+        if reply["token"] != token or reply["status"] not in {"completed", "error", "timeout"}:
+            raise WorkerFailed("sent a forged reply")
+        for name in ("stdout", "stderr"):
+            reply[name] = reply[name][: self._most_chars]
+        return reply
+
+    def end(self) -> None:
+        self.process.kill()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _find_bubblewrap(settings: SandboxSettings) -> str | None:
+    if settings.isolation == "process":
+        log.warning(
+            "sandbox.isolation=process: code of the model can read and change every file that you"
+            " can; use it only for code you trust"
+        )
+        return None
+    found = shutil.which("bwrap")
+    if found is None:
+        raise ResourceError(
+            "sandbox.isolation=bubblewrap: the program bwrap is missing; install the package"
+            " bubblewrap (0.8 or later), or set sandbox.isolation=process for code you trust"
+        )
+    return found
+
+
+def _cannot_start(settings: SandboxSettings, worker: _Worker, error: WorkerFailed) -> str:
+    said = worker.process.last_words() or str(error)
+    worker.end()
+    remedy = f"check that {sys.executable} starts"
+    if settings.isolation == "bubblewrap":
+        remedy = (
+            "allow user namespaces and bubblewrap 0.8 or later,"
+            " or set sandbox.isolation=process for code you trust"
+        )
+    return f"sandbox.isolation={settings.isolation}: no worker starts here ({said}); {remedy}"
+
+
+def _timeout_text(limit: float) -> str:
+    return f"TimeoutError: the code ran longer than {limit:g} seconds\n"
+
+
+def _clean(text: str) -> str:
+    """Drop control signs and replace lone surrogates, which no tokenizer takes."""
+    return _CONTROL.sub("", text).encode("utf-8", "replace").decode("utf-8")

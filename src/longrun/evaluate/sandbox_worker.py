@@ -1,0 +1,197 @@
+"""Runs inside the sandbox: executes blocks of Python that share one namespace.
+
+Started as a script by the plain interpreter with one argument, a JSON object of limits; imports
+the standard library only. It speaks frames (four bytes of length, then JSON) over what were its
+standard input and output, and gives up every privilege before it reads the first block.
+
+    request  {"code": "x = 6\\nx * 7", "token": "..."}
+    reply    {"token": "...", "status": "completed", "stdout": "42\\n", "stderr": ""}
+
+A block behaves like a notebook cell: the value of a last expression is shown. It never trusts that
+anything of Python still works after a block: whatever breaks here ends the process, and the parent
+notices.
+"""
+
+import ast
+import ctypes
+import io
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import traceback
+import types
+from typing import Any
+
+_SET_SECCOMP, _FILTER_MODE, _SET_NO_NEW_PRIVILEGES, _SET_DUMPABLE = 22, 2, 38, 4
+_STACK_BYTES = 8 << 20
+_OPEN_FILES = 64
+CUT = "<output cut>"
+
+
+class TimeLimit(BaseException):
+    """Raised inside a block that runs longer than it may; not an ``Exception``, so as to pass."""
+
+
+class CappedText(io.TextIOBase):
+    """A text file that keeps its first characters and forgets the rest."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._parts: list[str] = []
+        self._cut = False
+
+    def writable(self) -> bool:
+        """Say that ``print`` may write here."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Keep what still fits of ``text``."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        kept = text[: self._left]
+        self._parts.append(kept)
+        self._left -= len(kept)
+        self._cut = self._cut or len(kept) < len(text)
+        return len(text)
+
+    def text(self) -> str:
+        """Return what was kept, with a mark where the rest is missing."""
+        return "".join(self._parts) + (CUT if self._cut else "")
+
+
+def limit_self(limits: dict[str, Any]) -> bool:
+    """Give up privileges for good; return whether the system-call filter is in force."""
+    for kind, bound in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_STACK, _STACK_BYTES),
+    ):
+        resource.setrlimit(kind, (bound, bound))
+    if limits["uid"] is not None:
+        os.setgroups([])
+        os.setresgid(limits["uid"], limits["uid"], limits["uid"])
+        os.setresuid(limits["uid"], limits["uid"], limits["uid"])
+    resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"], limits["processes"]))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+    if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "new privileges cannot be ruled out")
+    return install_filter(libc, bytes.fromhex(limits["filter"]))
+
+
+def install_filter(libc: Any, program: bytes) -> bool:
+    """Install a seccomp program; False when there is none or the kernel knows no filters."""
+    if not program:
+        return False
+    code = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(
+        struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    )
+    return bool(libc.prctl(_SET_SECCOMP, _FILTER_MODE, header, 0, 0) == 0)
+
+
+def run_block(
+    code: str, namespace: dict[str, Any], most_chars: int, seconds: float
+) -> dict[str, str]:
+    """Execute one block and return its status and what it printed."""
+    printed, complaints = CappedText(most_chars), CappedText(most_chars)
+    status = "completed"
+    kept = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = printed, complaints
+    signal.signal(signal.SIGALRM, stop_block)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        execute(code, namespace, printed)
+    except TimeLimit:
+        status = "timeout"
+    except BaseException as error:  # noqa: BLE001  (SystemExit too must not end the session)
+        status = "error"
+        complaints.write(describe(error, most_chars))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.stdout, sys.stderr = kept
+    return {"status": status, "stdout": printed.text(), "stderr": complaints.text()}
+
+
+def execute(code: str, namespace: dict[str, Any], printed: CappedText) -> None:
+    """Execute statements; show the value of a last expression as a notebook does."""
+    tree = ast.parse(code, "<code>")
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<code>", "exec"), namespace)  # noqa: S102  (the purpose of this process)
+    if isinstance(last, ast.Expr):
+        expression = ast.Expression(last.value)
+        value = eval(compile(expression, "<code>", "eval"), namespace)  # noqa: S307  (as above)
+        if value is not None:
+            printed.write(repr(value) + "\n")
+
+
+def stop_block(number: int, frame: types.FrameType | None) -> None:
+    """Interrupt the block at its time limit."""
+    raise TimeLimit
+
+
+def describe(error: BaseException, most_chars: int) -> str:
+    """Return the traceback below this file; of a long one the end, which names the error."""
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        lines = traceback.format_exception(type(error), error, frames, limit=-4)
+        text = "".join(lines)
+        return text if len(text) <= most_chars else CUT + text[len(CUT) - most_chars :]
+    except BaseException:  # noqa: BLE001  (an exception whose text raises)
+        return type(error).__name__ + "\n"
+
+
+def read_frame(source: io.FileIO) -> bytes:
+    """Read one frame; the end of the requests is the end of this process."""
+    return read_exactly(source, struct.unpack(">I", read_exactly(source, 4))[0])
+
+
+def read_exactly(source: io.FileIO, count: int) -> bytes:
+    """Read ``count`` bytes."""
+    read = b""
+    while len(read) < count:
+        chunk = source.read(count - len(read))
+        if not chunk:
+            os._exit(0)
+        read += chunk
+    return read
+
+
+def write_frame(sink: io.FileIO, message: dict[str, Any]) -> None:
+    """Write one frame, in as many writes as the pipe takes."""
+    body = json.dumps(message).encode()
+    left = memoryview(struct.pack(">I", len(body)) + body)
+    while left:
+        left = left[sink.write(left) :]
+
+
+def main() -> None:
+    """Serve blocks until the requests end."""
+    limits = json.loads(sys.argv[1])
+    source, sink = io.FileIO(os.dup(0), "r"), io.FileIO(os.dup(1), "w")
+    filtered = limit_self(limits)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    write_frame(sink, {"ready": True, "filtered": filtered, "pid": os.getpid()})
+    # A module of their own, so that blocks do not meet the names of this file.
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    while True:
+        request = json.loads(read_frame(source))
+        reply = run_block(
+            request["code"], module.__dict__, limits["output_chars"], limits["timeout_seconds"]
+        )
+        reply["token"] = request["token"]
+        write_frame(sink, reply)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""A child process that answers framed requests, and can always be killed.
+
+A frame is four bytes of length (big endian) and that many bytes of JSON. Whatever a worker sends
+is untrusted: the length is capped before anything is read, every wait has a deadline, and the
+reader checks the content. The child leads a session and process group of its own, which is what
+``kill`` ends; nobody else's process is ever signalled.
+"""
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LENGTH = struct.Struct(">I")
+_CHUNK = 1 << 16
+
+
+class WorkerFailed(Exception):
+    """The worker is of no more use: it died or broke the protocol. Its owner must kill it."""
+
+
+class WorkerStalled(WorkerFailed):
+    """The worker did not answer (or did not read) before the deadline."""
+
+
+class WorkerProcess:
+    """One child process behind two pipes. ``environment`` replaces the parent's entirely."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None = None
+    ) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            env=dict(environment),
+            cwd=cwd,
+        )
+        self._requests, self._replies, self._errors = (
+            _descriptor(stream)
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr)
+        )
+        for descriptor in (self._requests, self._replies, self._errors):
+            os.set_blocking(descriptor, False)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child, which is also its process group."""
+        return self._process.pid
+
+    def send(self, message: Mapping[str, Any], seconds: float) -> None:
+        """Send one frame within ``seconds``; raises ``WorkerFailed``."""
+        body = json.dumps(message).encode()
+        left = memoryview(_LENGTH.pack(len(body)) + body)
+        deadline = time.monotonic() + seconds
+        while left:
+            _wait(self._requests, select.POLLOUT, deadline)
+            try:
+                left = left[os.write(self._requests, left[:_CHUNK]) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise WorkerFailed(f"closed its input ({error.strerror})") from None
+
+    def receive(self, seconds: float, most_bytes: int) -> Any:
+        """Return the value of the next frame within ``seconds``.
+
+        Raises:
+            WorkerStalled: it did not arrive in time.
+            WorkerFailed: the process died, the frame is longer than ``most_bytes`` or no JSON.
+        """
+        deadline = time.monotonic() + seconds
+        (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
+        if length > most_bytes:
+            raise WorkerFailed(f"announced a reply of {length} bytes; the bound is {most_bytes}")
+        try:
+            return json.loads(self._read(length, deadline))
+        except (ValueError, RecursionError):
+            raise WorkerFailed("sent a reply that is not JSON") from None
+
+    def has_output(self) -> bool:
+        """Say whether bytes are waiting that nobody asked for (or the pipe is closed)."""
+        return _ready(self._replies, select.POLLIN, 0)
+
+    def last_words(self) -> str:
+        """Return the end of what the child wrote to standard error, on one line."""
+        try:
+            return os.read(self._errors, _CHUNK).decode(errors="replace").strip()[-300:]
+        except BlockingIOError:
+            return ""
+
+    def kill(self) -> int:
+        """End the child and its process group at once; return how the child ended."""
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended but was not waited for yet
+        returncode = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        return returncode
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        read = bytearray()
+        while len(read) < count:
+            _wait(self._replies, select.POLLIN, deadline)
+            chunk = os.read(self._replies, min(_CHUNK, count - len(read)))
+            if not chunk:
+                raise WorkerFailed("ended")
+            read += chunk
+        return bytes(read)
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0 or not _ready(descriptor, event, left):
+        raise WorkerStalled("gave no answer in time")
+
+
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    poll = select.poll()  # unlike select, it takes descriptors above 1023
+    poll.register(descriptor, event)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _descriptor(stream: Any) -> int:
+    return int(stream.fileno())

@@ -1,0 +1,81 @@
+"""The optimizers of one model, seen as one.
+
+The learning rate comes from outside with every step; the optimizers keep moments and nothing
+else, so their state is a flat mapping from ``<parameter>.<moment>`` to a tensor.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from longrun.config.stages import OptimizerSettings
+from longrun.optim.groups import NamedParameter, decay_groups, is_hidden_matrix
+
+MUON_MOMENTUM = 0.95
+"""Jordan et al. 2024; with ``match_rms_adamw`` the AdamW learning rate holds for Muon too."""
+
+
+class Optimizers:
+    """AdamW over everything, or Muon over the hidden matrices and AdamW over the rest."""
+
+    def __init__(self, parameters: Iterable[NamedParameter], settings: OptimizerSettings) -> None:
+        named = list(parameters)
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
+        hidden = [pair for pair in named if settings.name == "muon" and is_hidden_matrix(*pair)]
+        rest = [pair for pair in named if pair[0] not in {name for name, _ in hidden}]
+        self._members: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                decay_groups(rest, settings.weight_decay),
+                lr=settings.lr,
+                betas=(settings.beta1, settings.beta2),
+                eps=settings.eps,
+                fused=True,
+            )
+        ]
+        if hidden:
+            self._members.append(
+                torch.optim.Muon(
+                    hidden,
+                    lr=settings.lr,
+                    weight_decay=settings.weight_decay,
+                    momentum=MUON_MOMENTUM,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+
+    def step(self, lr: float) -> None:
+        """Change every parameter by its gradient, at the learning rate ``lr``."""
+        for member in self._members:
+            for group in member.param_groups:
+                group["lr"] = lr
+            member.step()
+
+    @torch.no_grad()
+    def allocate(self) -> None:
+        """Create the moments, all zero, before the first step, so that a load can fill them.
+
+        A step at the learning rate 0 with gradients of 0 moves no parameter. Gradients that were
+        attached are detached.
+        """
+        for parameter in self._names:
+            parameter.grad = torch.zeros_like(parameter)
+        self.step(0.0)
+        for parameter in self._names:
+            parameter.grad = None
+        for moment in self.state().values():
+            moment.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments themselves, not copies: ``{"<parameter>.<moment>": tensor}``."""
+        return {
+            f"{self._names[parameter]}.{moment}": value
+            for member in self._members
+            for parameter, moments in member.state.items()
+            for moment, value in moments.items()
+        }
+
+
+def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
+    """Build the optimizers of ``model``; a tied matrix is optimized once."""
+    return Optimizers(model.named_parameters(), settings)

@@ -1,0 +1,189 @@
+"""The training rounds of a run: curves, and a few figures of each round.
+
+Reads ``metrics.jsonl`` of every ``train``: one line per step, and lines with a validation loss. A
+step that was repeated after an interruption counts once, as its last line says. Curves are thinned
+to what a plot can show: never by leaving peaks out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import msgspec
+
+from longrun.errors import InputError
+from longrun.report.stages import FinishedStage, Graph
+
+_MOST_POINTS = 400
+_SMOOTHING_SHARE = 0.02
+_LAST_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points of one line of a plot."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One training stage."""
+
+    stage: str
+    steps: int
+    tokens: int
+    supervised_share: float | None
+    epochs: float
+    first_loss: float
+    last_loss: float
+    """Mean over the last twentieth of the steps."""
+    best_validation: float | None
+    best_validation_step: int | None
+    last_validation: float | None
+    validation_by_mode: dict[str, float]
+    """At the last validation."""
+    tokens_per_second: float
+    """Median over the steps."""
+    train_seconds: float
+    """Time in steps, without start-up, saving and validation."""
+    loss: Curve
+    smooth_loss: Curve
+    validation: Curve
+    lr: Curve
+    grad_norm: Curve
+    speed: Curve
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingView:
+    """Everything of the training section."""
+
+    rounds: list[Round]
+
+
+class _Line(msgspec.Struct):
+    step: int
+    loss: float | None = None
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    tokens: int = 0
+    supervised_tokens: int | None = None
+    tokens_per_second: float = 0.0
+    seconds: float = 0.0
+    epoch: float = 0.0
+    validation_loss: float | None = None
+    validation_loss_by_mode: dict[str, float | None] = {}
+
+
+def view_training(graph: Graph) -> TrainingView | None:
+    """Return the training section; None when the run trained nothing.
+
+    Raises:
+        InputError: a metrics file is missing, empty or damaged.
+    """
+    rounds = [_round(stage) for stage in graph.of_verb("train")]
+    return TrainingView(rounds) if rounds else None
+
+
+def smooth(values: Sequence[float], half_life: float) -> list[float]:
+    """Return the exponential moving average of ``values`` without the bias of its start.
+
+    >>> smooth([4.0, 4.0, 0.0], half_life=1)
+    [4.0, 4.0, 1.7142857142857142]
+    """
+    keep = 0.5 ** (1 / half_life)
+    total, weight, averages = 0.0, 0.0, []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        averages.append(total / weight)
+    return averages
+
+
+def thin(steps: Sequence[int], values: Sequence[float], most: int = _MOST_POINTS) -> Curve:
+    """Return at most ``most`` points of a line; every stretch keeps its lowest and highest.
+
+    >>> thin(range(8), [1, 9, 1, 1, 1, 1, 0, 1], most=4)
+    Curve(steps=[0, 1, 4, 6], values=[1, 9, 1, 0])
+    """
+    if len(values) <= most:
+        return Curve(list(steps), list(values))
+    kept = []
+    stretches = most // 2
+    for stretch in range(stretches):
+        span = range(len(values) * stretch // stretches, len(values) * (stretch + 1) // stretches)
+        low, high = min(span, key=values.__getitem__), max(span, key=values.__getitem__)
+        kept += sorted({low, high})
+    return Curve([steps[index] for index in kept], [values[index] for index in kept])
+
+
+def _round(stage: FinishedStage) -> Round:
+    lines, validations = _read(stage.folder / "metrics.jsonl")
+    losses = [line.loss for line in lines if line.loss is not None]
+    steps = [line.step for line in lines]
+    half_life = max(1.0, _SMOOTHING_SHARE * len(lines))
+    best = min(validations, key=lambda line: line.validation_loss or math.inf, default=None)
+    last = validations[-1] if validations else None
+    tokens = sum(line.tokens for line in lines)
+    return Round(
+        stage=stage.name,
+        steps=len(lines),
+        tokens=tokens,
+        supervised_share=_supervised_share(lines, tokens),
+        epochs=lines[-1].epoch,
+        first_loss=losses[0],
+        last_loss=fmean(losses[-max(1, round(_LAST_SHARE * len(losses))) :]),
+        best_validation=best.validation_loss if best else None,
+        best_validation_step=best.step if best else None,
+        last_validation=last.validation_loss if last else None,
+        validation_by_mode=_known(last.validation_loss_by_mode) if last else {},
+        tokens_per_second=median(line.tokens_per_second for line in lines),
+        train_seconds=sum(line.seconds for line in lines),
+        loss=thin(steps, losses),
+        smooth_loss=thin(steps, smooth(losses, half_life)),
+        validation=_validation(validations),
+        lr=thin(steps, [line.lr for line in lines]),
+        grad_norm=thin(steps, [line.grad_norm for line in lines]),
+        speed=thin(steps, smooth([line.tokens_per_second for line in lines], half_life)),
+    )
+
+
+def _read(path: Path) -> tuple[list[_Line], list[_Line]]:
+    """Return the step lines and the validation lines, each in order of steps."""
+    decoder = msgspec.json.Decoder(_Line)
+    steps: dict[int, _Line] = {}
+    validations: dict[int, _Line] = {}
+    try:
+        with open(path, "rb") as file:
+            for number, text in enumerate(file, 1):
+                line = decoder.decode(text)
+                if line.validation_loss is not None:
+                    validations[line.step] = line
+                if line.loss is not None:
+                    steps[line.step] = line
+    except FileNotFoundError:
+        raise InputError.at(path, None, "does not exist; run its stage again") from None
+    except msgspec.DecodeError as error:
+        raise InputError.at(path, number, f"is damaged ({error})") from None
+    if not steps:
+        raise InputError.at(path, None, "holds no step; run its stage again")
+    return [steps[step] for step in sorted(steps)], [
+        validations[step] for step in sorted(validations)
+    ]
+
+
+def _supervised_share(lines: Sequence[_Line], tokens: int) -> float | None:
+    supervised = [line.supervised_tokens for line in lines if line.supervised_tokens is not None]
+    return sum(supervised) / tokens if tokens and len(supervised) == len(lines) else None
+
+
+def _known(losses: dict[str, float | None]) -> dict[str, float]:
+    return {mode: loss for mode, loss in losses.items() if loss is not None}
+
+
+def _validation(lines: Sequence[_Line]) -> Curve:
+    return Curve([line.step for line in lines], [line.validation_loss or 0.0 for line in lines])

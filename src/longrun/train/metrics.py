@@ -1,0 +1,55 @@
+"""``metrics.jsonl``: one line per optimizer step and one per validation, written by rank 0.
+
+Lines are appended as they happen. A training that continues from step n keeps the lines up to
+step n and drops what was written after that checkpoint (and a torn last line), so no step occurs
+twice and the file is that of an uninterrupted training, up to the times in it.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from longrun.formats.atomic import full_disk_named, write_text
+
+METRICS_NAME = "metrics.jsonl"
+TIMING_FIELDS = ("seconds", "tokens_per_second")
+"""The only fields that differ between two runs of the same training."""
+
+
+class Metrics:
+    """The open file; lines appear in it at once and survive a power cut after ``sync``."""
+
+    def __init__(self, run_folder: Path, *, resumed_step: int) -> None:
+        """Open the file of a training that continues after ``resumed_step`` steps; 0: a new one."""
+        self._path = run_folder / METRICS_NAME
+        kept = [line for line in read_metrics(run_folder) if line["step"] <= resumed_step]
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file: IO[str] = open(self._path, "a")  # noqa: SIM115 - closed by ``close``
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        with full_disk_named(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make every line so far survive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """Read the lines of a training, without a last line that a kill tore; none: no file yet."""
+    path = run_folder / METRICS_NAME
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]

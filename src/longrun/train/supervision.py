@@ -1,0 +1,113 @@
+"""What a pack of documents asks the model to learn: tokens and the weight of each as a target.
+
+Weights follow the kind of span and are a setting of the training, so another mask needs no other
+tokens. It reads packs; it never builds a tensor.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from longrun.config.stages import LossWeights
+from longrun.formats.documents import Document, DocumentSet, Origin
+from longrun.formats.plans import PackPlan, PackSet
+from longrun.formats.spans import SpanKind
+from longrun.nn.arch import Arch
+from longrun.train.batches import PackId, pack_cost
+
+Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+"""Tokens of a document and their weights as targets; both [n]."""
+
+
+def weight_table(weights: LossWeights) -> npt.NDArray[np.float32]:
+    """Return the weight of every span kind, [7]: the prompt never counts, the stop token always."""
+    table = np.zeros(len(SpanKind), np.float32)
+    table[SpanKind.STOP] = 1.0
+    for name, weight in weights.model_dump().items():
+        table[SpanKind[name.upper()]] = weight
+    return table
+
+
+def weigh(document: Document, table: npt.NDArray[np.float32]) -> Weighted:
+    """Give every token of ``document`` the weight of its span."""
+    return document.tokens, np.repeat(table[document.span_kinds], document.span_lengths)
+
+
+def attention_share(arch: Arch) -> float:
+    """Return the work of attending to one key over the work of the matrices of a token.
+
+    Multiplications of one token: ``hidden * (2 * query + 2 * key-value + 3 * intermediate)`` per
+    layer and ``hidden * vocabulary`` once. A causal document of n tokens has ``n ** 2 / 2`` pairs
+    and a pair costs ``2 * query`` per layer (score and value): ``n ** 2 * query`` per layer.
+    """
+    query = arch.num_heads * arch.head_dim
+    key_value = arch.num_kv_heads * arch.head_dim
+    layer = arch.hidden_size * (2 * query + 2 * key_value + 3 * arch.intermediate_size)
+    matrices = arch.num_layers * layer + arch.hidden_size * arch.vocab_size
+    return arch.num_layers * query / matrices
+
+
+class PackReader:
+    """The training packs of all epochs, with loss weights."""
+
+    def __init__(self, packs: PackSet, weights: LossWeights, share: float) -> None:
+        self._documents = packs.training
+        self._plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
+        self._table = weight_table(weights)
+        self._share = share
+
+    @property
+    def packs_per_epoch(self) -> tuple[int, ...]:
+        """Number of packs of each plan."""
+        return tuple(len(plan) for plan in self._plans)
+
+    def read(self, pack: PackId) -> list[Weighted]:
+        """Return the documents of ``pack``, in the order of its plan."""
+        return [weigh(self._documents[int(index)], self._table) for index in self._indices(pack)]
+
+    def cost(self, pack: PackId) -> float:
+        """Return the modelled time of ``pack``, in tokens."""
+        return pack_cost(self._documents.lengths[self._indices(pack)], self._share)
+
+    def origins(self, packs: Iterable[PackId]) -> list[Origin]:
+        """Say where the documents of ``packs`` came from."""
+        return [
+            self._documents.origin(int(index)) for pack in packs for index in self._indices(pack)
+        ]
+
+    def _indices(self, pack: PackId) -> npt.NDArray[np.int64]:
+        return self._plans[pack.epoch % len(self._plans)][pack.pack]
+
+
+class HeldOutReader:
+    """The validation packs, each cut by mode: a document's loss does not depend on its pack."""
+
+    def __init__(self, packs: PackSet, weights: LossWeights, share: float) -> None:
+        self._documents: DocumentSet = packs.validation
+        self._plan: PackPlan = packs.validation_plan
+        self._table = weight_table(weights)
+        self._share = share
+        self.parts = [
+            (pack, mode)
+            for pack in range(len(self._plan))
+            for mode in sorted(set(self._documents.mode_indices[self._plan[pack]].tolist()))
+        ]
+        """(pack, mode index) of every part that has documents."""
+
+    def mode(self, part: int) -> str:
+        """Return the mode of the documents of ``part``."""
+        return self._documents.modes[self.parts[part][1]]
+
+    def read(self, part: int) -> list[Weighted]:
+        """Return the documents of ``part``."""
+        return [weigh(self._documents[int(index)], self._table) for index in self._indices(part)]
+
+    def cost(self, part: int) -> float:
+        """Return the modelled time of ``part``, in tokens."""
+        return pack_cost(self._documents.lengths[self._indices(part)], self._share)
+
+    def _indices(self, part: int) -> npt.NDArray[np.int64]:
+        pack, mode = self.parts[part]
+        indices = self._plan[pack]
+        return indices[self._documents.mode_indices[indices] == mode]

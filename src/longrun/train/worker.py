@@ -1,0 +1,93 @@
+"""One worker process of a training, started by ``processes`` as ``python -m longrun.train.worker``.
+
+Signals are caught before anything heavy is imported: SIGTERM, SIGUSR1 and SIGINT ask for a stop,
+which is answered at the next step with a checkpoint and the exit code 75. What the starter must
+know is left in ``rank-N.json`` of the report folder: an error of the program or the last step.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+from longrun.config.stages import TrainConfig
+from longrun.errors import LongrunError
+from longrun.formats.processes import die_with_parent
+
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: stopped on request with everything saved; run again to go on."""
+EXIT_REFUSED = 2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether somebody asked this process to stop."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def listen(self) -> None:
+        """Take every stop signal of this process as a request."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._request)
+
+    def __call__(self) -> bool:
+        """Say whether a stop was requested."""
+        return self._requested
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+
+
+def main(config_path: str, report_folder: str, parent: str) -> int:
+    """Train as one rank of the mesh in the environment; return the exit code."""
+    die_with_parent(int(parent))
+    stop = StopRequest()
+    stop.listen()
+    rank = int(os.environ.get("RANK", "0"))
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
+    report = Path(report_folder) / f"rank-{rank}.json"
+    values = yaml.safe_load(Path(config_path).read_text())
+    try:
+        step, finished = work(TrainConfig.parse(values, "train"), stop)
+    except LongrunError as error:
+        report.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        return EXIT_REFUSED
+    report.write_text(json.dumps({"step": step}))
+    return 0 if finished else EXIT_STOPPED
+
+
+def work(config: TrainConfig, stop: StopRequest) -> tuple[int, bool]:
+    """Build, resume, verify, train and export; return (finished steps, whether that is all)."""
+    from longrun.parallel.mesh import barrier, start_mesh, stop_mesh
+    from longrun.train.build import build_training, check_devices, counts_of, export_final
+    from longrun.train.loop import resume, train
+    from longrun.train.verify import verify
+
+    check_devices(config.num_processes)
+    mesh = start_mesh()
+    training = build_training(config, mesh)
+    step = resume(training)
+    if config.verify and step < training.num_steps:
+        documents = [
+            document for pack in training.batches[0] for document in training.packs.read(pack)
+        ]
+        counts = counts_of(training) | {"resumed step": step}
+        verify(training.model, mesh, documents, counts, config.loss_chunk_tokens)
+    step = train(training, step, stop)
+    finished = step == training.num_steps
+    if finished:
+        export_final(training)
+    barrier()
+    stop_mesh()
+    return step, finished
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
