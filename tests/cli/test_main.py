@@ -65,7 +65,7 @@ def test_answers_about_settings_import_nothing_heavy(folder, arguments):
 
 def test_a_dry_run_prints_the_graph_and_writes_nothing(folder):
     done = longrun("run", "small.yaml", "data=a.jsonl", "--dry-run", cwd=folder)
-    for word in ("prepare", "pack", "waiting", "runs/small/pack"):
+    for word in ("prepare", "pack", "waiting", "small: runs/small/"):
         assert word in done.stdout
     assert [path.name for path in folder.iterdir()] == ["small.yaml"]
 

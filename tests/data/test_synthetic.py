@@ -59,7 +59,7 @@ def test_every_record_has_the_published_columns_and_types(mode: Mode) -> None:
 def test_the_expected_answer_is_what_the_statement_asks_for(mode: Mode) -> None:
     rows = [*_records(mode), *generate_benchmark(mode, num_problems=100, seed=5)]
     for row in rows:
-        answer = eval(_asked(row["problem"]), {}, _given(row["problem"]))  # noqa: S307 (own text)
+        answer = eval(_asked(row["problem"]), {}, _given(row["problem"]))
         assert row["expected_answer"] == str(answer)
 
 
@@ -80,7 +80,7 @@ def test_a_running_total_is_right_on_every_line() -> None:
             for _name, value, shown in lines:
                 total += int(value)
                 assert int(shown) == total
-            assert dict((name, int(value)) for name, value, _ in lines) == _given(record["problem"])
+            assert {name: int(value) for name, value, _ in lines} == _given(record["problem"])
             assert str(total) == record["expected_answer"]
 
 
@@ -93,7 +93,7 @@ def test_code_outputs_are_what_the_code_prints_when_it_is_run_again(
         assert len(blocks) in (1, 2)
         variables: dict[str, object] = {}
         for code, output in blocks:
-            exec(code, variables)  # noqa: S102 (own text)
+            exec(code, variables)
             assert capsys.readouterr().out == output
         assert output == f"{record['expected_answer']}\n"
 
@@ -124,9 +124,9 @@ def test_a_selection_marks_exactly_the_right_candidate() -> None:
         assert len(shown) in (2, 3)
         assert [candidate for _, candidate in shown].count(answer) == 1
         *_, judgment = solution = str(record["generated_solution"]).splitlines()
-        verdicts = re.findall(r"^(\d): Answer: \\boxed\{(\d+)\} (\w+)$", "\n".join(solution), re.M)
+        verdicts = re.findall(r"^(\d): (\d+) against (\d+): (\w+)$", "\n".join(solution), re.M)
         assert verdicts == [
-            (index, candidate, "right" if candidate == answer else "wrong")
+            (index, candidate, answer, "right" if candidate == answer else "wrong")
             for index, candidate in shown
         ]
         right = next(index for index, candidate in shown if candidate == answer)

@@ -46,9 +46,8 @@ def build_decoder() -> Callable[..., Decoder]:
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim == 1:
-                    parameter += 0.1 * torch.randn(
-                        parameter.shape, generator=torch.Generator().manual_seed(len(parameter))
-                    )
+                    generator = torch.Generator().manual_seed(len(parameter))
+                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
         return model.double()
 
     return build

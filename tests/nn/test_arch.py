@@ -1,5 +1,7 @@
 """What ``Arch.from_hf`` reads and what it refuses."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -170,3 +172,8 @@ def test_refuses_a_sliding_window_that_hides_keys(window):
 def test_refuses_by_name_what_the_decoder_does_not_compute(changes, message):
     with pytest.raises(InputError, match=f"^m/config.json: .*{message}"):
         read(**changes)
+
+
+def test_is_read_without_torch():
+    program = "import sys, longrun.nn.arch; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -87,6 +87,11 @@ def test_refuses_an_unknown_backend():
         choose_backend("flash", torch.device("cpu"), torch.float32, 64)
 
 
+def test_computes_with_a_chosen_backend_only():
+    with pytest.raises(ConfigError, match="'auto' is not one of reference, sdpa, torch_varlen"):
+        PackedAttention("auto", head_dim=8)
+
+
 def test_refuses_a_backend_that_cannot_run_here_instead_of_replacing_it():
     with pytest.raises(ConfigError, match="torch_varlen cannot run here: it needs a CUDA device"):
         choose_backend("torch_varlen", torch.device("cpu"), torch.bfloat16, 64)

@@ -56,7 +56,7 @@ def pair(name: str, tied: bool) -> tuple[torch.nn.Module, Decoder]:
     theirs = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     arch = Arch.from_hf(config.to_dict(), "config.json")
     ours = Decoder(arch, backend="sdpa")
     ours.load_state_dict(theirs.state_dict())

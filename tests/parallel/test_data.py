@@ -2,6 +2,8 @@
 
 import math
 import runpy
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ DEALS = {
     "two micro-steps": [[[3], [0, 4]], [[4], [1, 2]]],
     "unequal micro-steps": [[[0], [1], [2]], [[3, 4]]],
 }
+FOUR_RANKS = [[[0, 1]], [[4]], [[2]], [[3, 4]]]
 FLOAT32 = {"dtype": torch.float32, "compute_dtype": torch.float32}
 MAX_NORM = 0.01
 
@@ -71,7 +74,9 @@ def build_cases() -> dict[str, dict[str, Any]]:
             }
     mixed = {"dtype": torch.float32, "compute_dtype": torch.bfloat16, "arch": arch(tied=True)}
     for sharding in ("replicate", "full"):
-        deal = {"sharding": sharding, "deal": DEALS["two micro-steps"]}
+        four = {"arch": arch(tied=True), "sharding": sharding, "deal": FOUR_RANKS}
+        cases[f"{sharding}, tied, four ranks"] = four
+        deal = {"sharding": sharding, "deal": DEALS["equal"]}
         cases[f"{sharding}, tied, bfloat16"] = {**mixed, **deal, "steps": 1}
     return cases
 
@@ -91,9 +96,15 @@ def draw_documents() -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(run_ranks) -> list[dict[str, dict[str, Any]]]:
-    """Take every case on two processes, in one start."""
-    return run_ranks("steps.py", 2, CASES, draw_documents())
+def outcomes(run_ranks) -> Callable[[str], list[dict[str, Any]]]:
+    """Return what each rank saw of a case; all cases of one number of ranks share a start."""
+
+    @cache
+    def start(size: int) -> list[dict[str, dict[str, Any]]]:
+        cases = {name: case for name, case in CASES.items() if len(case["deal"]) == size}
+        return run_ranks("steps.py", size, cases, draw_documents())
+
+    return lambda name: [rank[name] for rank in start(len(CASES[name]["deal"]))]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +121,7 @@ def alone() -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", EXACT)
 def test_loss_and_every_gradient_equal_those_of_one_process(outcomes, alone, name):
     want = alone[name]
-    for got in (rank[name] for rank in outcomes):
+    for got in outcomes(name):
         assert got["losses"] == pytest.approx(want["losses"], rel=1e-12)
         assert got["norms"] == pytest.approx(want["norms"], rel=1e-11)
         for ours, theirs in zip(got["gradients"], want["gradients"], strict=True):
@@ -123,7 +134,7 @@ def test_loss_and_every_gradient_equal_those_of_one_process(outcomes, alone, nam
 @pytest.mark.parametrize("name", [name for name in CASES if "float32" in name])
 def test_float32_agrees_to_rounding(outcomes, alone, name):
     want = alone[name]
-    for got in (rank[name] for rank in outcomes):
+    for got in outcomes(name):
         assert got["losses"] == pytest.approx(want["losses"], rel=1e-6)
         assert got["norms"] == pytest.approx(want["norms"], rel=1e-5)
 
@@ -131,18 +142,19 @@ def test_float32_agrees_to_rounding(outcomes, alone, name):
 @pytest.mark.parametrize("name", [name for name in CASES if "bfloat16" in name])
 def test_bfloat16_reduces_in_float32(outcomes, alone, name):
     want = alone[name]
-    for got in (rank[name] for rank in outcomes):
+    for got in outcomes(name):
         assert got["losses"] == pytest.approx(want["losses"], rel=1e-2)
         [ours], [theirs] = got["gradients"], want["gradients"]
         for key, gradient in theirs.items():
             assert ours[key].dtype == torch.float32
             assert (ours[key] - gradient).norm() < 0.05 * gradient.norm() + 1e-4, key
+            assert not torch.equal(ours[key], ours[key].bfloat16().float()), key
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_rank_0_holds_the_whole_weights_and_the_others_none(outcomes, alone, name):
-    first, second = (rank[name]["weights"] for rank in outcomes)
-    assert not second
+    first, *others = (rank["weights"] for rank in outcomes(name))
+    assert not any(others)
     assert ("lm_head.weight" in first) is ("untied" in name)
     assert first.keys() == alone[name]["weights"].keys()
     if name in EXACT:
@@ -152,16 +164,16 @@ def test_rank_0_holds_the_whole_weights_and_the_others_none(outcomes, alone, nam
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_rank_loads_the_weights_of_rank_0_exactly(outcomes, name):
-    weights = outcomes[0][name]["weights"]
-    for got in (rank[name]["loaded"] for rank in outcomes):
+    weights = outcomes(name)[0]["weights"]
+    for got in (rank["loaded"] for rank in outcomes(name)):
         assert got.keys() == weights.keys()
         assert all(torch.equal(got[key], weight + 1) for key, weight in weights.items())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_rank_refuses_weights_that_do_not_fit(outcomes, name):
-    for rank in outcomes:
-        shape, missing, unknown = rank[name]["refusals"]
+    for rank in outcomes(name):
+        shape, missing, unknown = rank["refusals"]
         assert "model.norm.weight has shape (5,), the model wants (24,)" in shape
         assert "missing: model.norm.weight; unknown: none" in missing
         assert "missing: none; unknown: lm_head.bias" in unknown
@@ -169,15 +181,15 @@ def test_every_rank_refuses_weights_that_do_not_fit(outcomes, name):
 
 def test_full_sharding_halves_what_a_rank_holds(outcomes):
     for kind in ("tied", "untied"):
-        shares = [rank[f"full, {kind}, equal"]["local_elements"] for rank in outcomes]
-        whole = outcomes[0][f"replicate, {kind}, equal"]["local_elements"]
+        shares = [rank["local_elements"] for rank in outcomes(f"full, {kind}, equal")]
+        whole = outcomes(f"replicate, {kind}, equal")[0]["local_elements"]
         assert sum(shares) == whole
         assert max(shares) < 0.55 * whole
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "clipped" in name])
 def test_clips_to_the_bound_and_returns_the_norm_before(outcomes, name):
-    for got in (rank[name] for rank in outcomes):
+    for got in outcomes(name):
         for norm, gradients in zip(got["norms"], got["gradients"], strict=True):
             squares = sum(float(gradient.square().sum()) for gradient in gradients.values())
             assert norm > MAX_NORM

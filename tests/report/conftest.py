@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from longrun.formats.documents import LINEAGE, ShardContent, write_index
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
+from longrun.formats.plans import PackPlan, epoch_name
 
 CONFIG = {
     "model_type": "qwen2",
@@ -72,13 +75,14 @@ class MiniatureRun:
         """Finish a ``prepare`` of three modes."""
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
-        edges = [0, 64, 96, 128, 160, 192, 224, 256, 512]
+        edges = [0, *(round(2 ** (step / 2)) for step in range(10, 19))]
         shapes = {
-            "cot": [0, 3, 6, 1, 0, 0, 0, 0],
-            "tir": [0, 0, 0, 1, 3, 4, 2, 1],
-            "genselect": [0, 0, 2, 5, 3, 0, 0, 0],
+            "cot": [0, 0, 0, 2, 6, 2, 0, 0, 0],
+            "tir": [0, 0, 0, 0, 0, 2, 6, 2, 1],
+            "genselect": [0, 0, 0, 0, 3, 7, 1, 0, 0],
         }
         stats = {
+            "examples": {"pass_rate": str(self.root / "problems" / "train.jsonl:17")},
             "lengths": {
                 mode: {"edges": edges, "counts": [count * records // 31 for count in counts]}
                 for mode, counts in shapes.items()
@@ -153,9 +157,14 @@ class MiniatureRun:
                     }
                 )
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        settings = {"optimizer": {"lr": lr, "name": "adamw", "betas": None}, "max_steps": self.steps}
+        settings = {
+            "optimizer": {"lr": lr, "name": "adamw", "betas": None},
+            "max_steps": self.steps,
+        }
         inputs = {"packs": [packs], "model": [model]}
-        return self.stage(name, "train", inputs, {"steps": self.steps}, 95.0, settings)
+        return self.stage(
+            name, "train", inputs, {"epochs": 2.5, "steps": self.steps}, 95.0, settings
+        )
 
     def evaluate(self, predictions: Path, models: Mapping[str, float], name: str) -> Path:
         """Finish an ``evaluate`` of three benchmarks; ``models``: label -> accuracy."""
@@ -291,3 +300,38 @@ def miniature(tmp_path: Path) -> list[Path]:
 def writer(tmp_path: Path) -> Callable[..., MiniatureRun]:
     """Make a writer of single stages."""
     return lambda **sizes: MiniatureRun(tmp_path / "run", **sizes)
+
+
+@pytest.fixture(scope="session")
+def run_writer() -> Callable[[Path], list[Path]]:
+    """Write a whole miniature run into a folder."""
+    return write_run
+
+
+@pytest.fixture
+def packed() -> Callable[[Path, Path, list[int]], None]:
+    """Give a prepared folder documents of these lengths and pack each of them alone."""
+
+    def write(prepared: Path, packs: Path, lengths: list[int]) -> None:
+        split = prepared / "train"
+        split.mkdir()
+        count = len(lengths)
+        sources = {"paths": ["a.jsonl"], "modes": ["cot"], "first_lines": {"00000": 0}}
+        (prepared / "sources.json").write_text(json.dumps(sources))
+        (split / "00000.bin").write_bytes(np.zeros(sum(lengths), "<i4").tobytes())
+        content = ShardContent(
+            span_lengths=np.asarray(lengths, np.int32),
+            span_kinds=np.full(count, 5, np.int8),
+            first_spans=np.arange(count + 1),
+            lineage=np.zeros(count, LINEAGE),
+        )
+        write_index(split, "00000", content)
+        PackPlan(np.arange(count), np.arange(count + 1)).save(packs, epoch_name(0))
+
+    return write
+
+
+@pytest.fixture
+def hostile() -> str:
+    """Text in a problem and a solution that would run if it were not escaped."""
+    return HOSTILE

@@ -118,9 +118,9 @@ def plan_files(sizes: Mapping[str, int], max_file_bytes: int) -> list[list[str]]
     [['a', 'b'], ['c'], ['d']]
     """
     files: list[list[str]] = []
-    filled = max_file_bytes
+    filled = 0
     for name, size in sizes.items():
-        if filled + size > max_file_bytes:
+        if not files or filled + size > max_file_bytes:
             files.append([])
             filled = 0
         files[-1].append(name)

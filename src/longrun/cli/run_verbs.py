@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from longrun.cli.show import RunScreen, print_graph, print_results
+from longrun.cli.show import RunScreen, make_console, print_graph, print_results
 from longrun.config.recipe import Recipe, load_named_recipe, load_recipe, recipe_schema
 from longrun.errors import ConfigError
 from longrun.launch.local import run_local, select_stages
@@ -55,7 +54,7 @@ def status(place: RunPlace = Path("runs")) -> None:
     """Show the stages of a run: done, running, stale, waiting, failed, interrupted."""
     from longrun.report.tables import stage_table
 
-    console = Console()
+    console = make_console()
     for recipe in _runs_in(place):
         console.print(stage_table(stage_rows(recipe)))
 
@@ -91,7 +90,7 @@ def _run(
     replace: bool,
 ) -> None:
     stages = select_stages(recipe, *selection)
-    console = Console()
+    console = make_console()
     if dry_run:
         print_graph(console, recipe, stages)
         return

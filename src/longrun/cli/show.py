@@ -20,6 +20,16 @@ from longrun.launch.local import Watcher
 from longrun.launch.run_folder import stage_rows
 
 
+PLAIN_WIDTH = 160
+"""Columns of tables in files and pipes, where no terminal says how wide it is."""
+
+
+def make_console() -> Console:
+    """Make the console of this process: the terminal's width, or wide lines anywhere else."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
 class RunScreen:
     """Shows a running recipe; use as a context manager."""
 
@@ -81,16 +91,14 @@ class RunScreen:
 
 def print_graph(console: Console, recipe: Recipe, stages: list[StagePlan]) -> None:
     """Print what would run, in order, with the reason to run or to leave each stage alone."""
-    table = Table(title=f"{recipe.name} -> {recipe.output_dir}", title_justify="left")
-    for column in ("#", "stage", "verb", "after", "state", "output"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"{recipe.name}: {recipe.output_dir}/", title_justify="left")
+    for column in ("stage", "verb", "state", "after"):
+        table.add_column(column)
     rows = {row.name: row for row in stage_rows(recipe)}
-    for index, stage in enumerate(stages, 1):
+    for stage in stages:
         row = rows[stage.name]
         state = f"{row.state}: {row.figures}" if row.state == "stale" else row.state
-        after = ", ".join(stage.after)
-        cells = (str(index), stage.name, stage.verb, after, state, str(row.folder))
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(escape, (stage.name, stage.verb, state, ", ".join(stage.after))))
     console.print(table)
 
 

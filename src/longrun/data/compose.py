@@ -1,10 +1,10 @@
-"""From one record to the text of one document: checks, budget, prompt, typed pieces.
+r"""From one record to the text of one document: checks, budget, prompt, typed pieces.
 
 Pure functions of a record and the recipe; nothing here reads files or counts tokens.
 
 A response is cut into *runs*, the stretches that are written in one go when a model is sampled::
 
-    <think> .. </tool_call>\\n | ```output .. ```system .. \\n | So .. \\\\boxed{6}. | <|im_end|>
+    <think> .. </tool_call>\n | ```output .. ```system .. \n | So .. \\boxed{6}. | <|im_end|>
     the model                 | the environment             | the model          | stop
 
 Each run is tokenized as one string, and so are its counterparts during generation; see
@@ -89,7 +89,7 @@ class Composer:
             pieces = split_response(solution, self.conversation.code if mode == TOOL_MODE else None)
         except InputError:
             return Dropped("unbalanced tags")
-        if self._states_budget(mode):
+        if mode == TOOL_MODE and self._states_budget:
             budget = self._budget(pieces)
             if budget is None:
                 return Dropped("no code budget")
@@ -99,9 +99,11 @@ class Composer:
         held_out = is_held_out(identity, self.config.validation_share, self.config.seed)
         return Draft(line, mode, identity, held_out, prompt, cut_runs(pieces), refused_by)
 
-    def _states_budget(self, mode: str) -> bool:
-        prompt = self.conversation.prompts.get(mode)
-        return mode == TOOL_MODE and prompt is not None and BUDGET_COLUMN in prompt.fields()
+    @cached_property
+    def _states_budget(self) -> bool:
+        """Whether the prompt of the mode with a tool names the code budget."""
+        prompt = self.conversation.prompts.get(TOOL_MODE)
+        return prompt is not None and BUDGET_COLUMN in prompt.fields()
 
     def _budget(self, pieces: list[Piece]) -> int | None:
         budget = find_budget(pieces)

@@ -1,4 +1,4 @@
-"""From drafts to tokens and typed spans, a batch at a time.
+r"""From drafts to tokens and typed spans, a batch at a time.
 
 Which strings are tokenized as one decides the tokens, so it follows generation: the prompt is one
 string, every run of the response is one string (see ``compose``), the stop token stands alone. A
@@ -9,19 +9,20 @@ may share a token with its neighbour.
 Span borders inside a run are found afterwards, from the bytes that each token stands for; a token
 that lies across a border belongs to the earlier span::
 
-    text     t o o l \\n \\n S o        border of the pieces after byte 5
-    tokens   tool | \\n\\n | So
+    text     t o o l \n \n S o        border of the pieces after byte 5
+    tokens   tool | \n\n | So
     starts   0      4       6          tokens that start before 5: two
-    spans    [tool, \\n\\n] [So]
+    spans    [tool, \n\n] [So]
 
 Two engines give the same tokens: gigatoken, about a hundred times faster, is used when it equals
 ``tokenizers`` on a sample of the user's own records, and ``tokenizers`` otherwise.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from longrun.formats.tokens import ExactTokenizer
 _MOST_RESIDENT_BYTES = 1 << 30
 """Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
 _STATM = Path("/proc/self/statm")
-_PAGE_BYTES = 4096
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 log = logging.getLogger(__name__)
 
 Int32s = npt.NDArray[np.int32]
@@ -99,7 +100,7 @@ class _Texts:
         self.first_texts.append(len(self.texts))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoder:
     """Turns drafts into tokens; one per worker process."""
 
@@ -135,7 +136,7 @@ class Encoder:
     def renew(self) -> None:
         """Build the fast engine anew when its cache has grown too large."""
         if self.fast and resident_bytes() > _MOST_RESIDENT_BYTES:
-            self.__dict__.pop("_engine", None)
+            load_fast.cache_clear()
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
         texts = _Texts()
@@ -145,9 +146,9 @@ class Encoder:
                 texts.hidden.append(len(texts.texts))
             texts.add([(SpanKind.PROMPT, draft.prompt)])
             for run in draft.runs:
-                if any(holds_control(piece) for _, piece in run):
-                    texts.hidden.append(len(texts.texts))
                 texts.add(run)
+                if holds_control(texts.texts[-1]):
+                    texts.hidden.append(len(texts.texts) - 1)
             texts.add([(SpanKind.STOP, self.tokenizer.stop)])
             texts.end_document()
         return texts
@@ -177,14 +178,9 @@ class Encoder:
 
     def _encode_plain(self, texts: list[str]) -> tuple[Int32s, Int64s]:
         if self.fast:
-            return encode_fast(self._engine, texts)
-        encoded = [one.ids for one in self.tokenizer.whole.encode_batch_fast(texts, add_special_tokens=False)]
-        bounds = np.append(0, np.cumsum([len(ids) for ids in encoded]))
-        return np.fromiter((i for ids in encoded for i in ids), np.int32, int(bounds[-1])), bounds
-
-    @cached_property
-    def _engine(self) -> Any:
-        return load_fast(self.tokenizer)
+            return encode_fast(load_fast(self.tokenizer), texts)
+        encoded = [np.array(ids, np.int32) for ids in self.tokenizer.encode_whole(texts)]
+        return np.concatenate(encoded), np.append(0, np.cumsum([len(ids) for ids in encoded]))
 
     def _span_starts(self, texts: _Texts, tokens: Int32s, bounds: Int64s) -> Int64s:
         """Return [pieces] the first token of each piece, over all texts."""
@@ -216,3 +212,55 @@ class Encoder:
         wanted = [len(raw[:offset].decode()) for offset in offsets.tolist()]
         encoded = self.tokenizer.encode_with_offsets(text)
         return np.searchsorted([begin for begin, _ in encoded.offsets], wanted, side="left")
+
+
+@lru_cache(maxsize=1)
+def load_fast(tokenizer: ExactTokenizer) -> Any:
+    """Load the tokenizer into gigatoken.
+
+    Raises:
+        RuntimeError: gigatoken does not know a tokenizer of this kind.
+    """
+    return gigatoken.Tokenizer.from_json(tokenizer.content)
+
+
+def encode_fast(engine: Any, texts: Sequence[str]) -> tuple[Int32s, Int64s]:
+    """Return the tokens of all texts and [texts + 1] bounds between them."""
+    layout = engine.encode_batch(list(texts), parallel=False).layout
+    bounds = np.asarray(layout.offsets.data, np.int64)
+    tokens = np.asarray(layout.content.data).view(np.int32)
+    return tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
+
+
+def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
+    """Decide whether gigatoken may be used: it must equal ``tokenizers`` on ``drafts``."""
+    try:
+        engine = load_fast(tokenizer)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        log.info("tokens by tokenizers: gigatoken cannot load this tokenizer (%s)", reason)
+        return False
+    texts = [text for draft in drafts for text in _texts_of(draft)]
+    num_tokens = 0
+    for text, expected in zip(texts, tokenizer.encode_whole(texts), strict=True):
+        if engine.encode(text).tolist() != expected:
+            log.warning("tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80])
+            return False
+        num_tokens += len(expected)
+    log.info(
+        "tokens by gigatoken: equal to tokenizers on %d sampled texts (%d tokens)",
+        len(texts),
+        num_tokens,
+    )
+    return True
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds now; 0 where the system does not tell."""
+    if not _STATM.exists():
+        return 0
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+
+
+def _texts_of(draft: Draft) -> list[str]:
+    return [draft.prompt, *("".join(piece for _, piece in run) for run in draft.runs)]

@@ -11,9 +11,10 @@ import yaml
 
 import longrun.formats
 from longrun.config.base import nearest
+from longrun.config.stages import Mode, is_prompt_file
 from longrun.errors import InputError
 from longrun.formats.conversation import Prompt
-from longrun.formats.tokens import CONFIG_FILE, TEMPLATE_FILE, own_chat_template
+from longrun.formats.tokens import own_chat_template
 
 _PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = Path(longrun.formats.__file__).parent / "templates"
@@ -30,37 +31,24 @@ def prompt_path(name: str) -> Path:
     return _file_named(name, _PROMPTS, ".yaml", "prompt")
 
 
-def template_path(name: str, tokenizer: Path) -> Path:
-    """Return the file that holds a chat template; ``tokenizer`` is the tokenizer's folder.
-
-    Raises:
-        InputError: there is no such template.
-    """
-    if name != OWN_TEMPLATE:
-        return _file_named(name, _TEMPLATES, ".jinja", "chat_template")
-    own_chat_template(tokenizer)
-    carried = tokenizer / TEMPLATE_FILE
-    return carried if carried.is_file() else tokenizer / CONFIG_FILE
-
-
 def load_template(name: str, tokenizer: Path) -> str:
-    """Return the text of a chat template.
+    """Return the text of a chat template; ``tokenizer`` is the tokenizer's folder.
 
     Raises:
         InputError: there is no such template.
     """
     if name == OWN_TEMPLATE:
         return own_chat_template(tokenizer)
-    return template_path(name, tokenizer).read_text(encoding="utf-8")
+    return _file_named(name, _TEMPLATES, ".jinja", "chat_template").read_text(encoding="utf-8")
 
 
-def load_prompts(names: Mapping[str, str]) -> dict[str, Prompt]:
+def load_prompts(names: Mapping[Mode, str]) -> dict[str, Prompt]:
     """Read the prompt of every mode: ``{mode: name or path}``.
 
     Raises:
         InputError: a prompt does not exist or says something other than ``user`` and ``system``.
     """
-    return {mode: load_prompt(prompt_path(name)) for mode, name in names.items()}
+    return {str(mode): load_prompt(prompt_path(name)) for mode, name in names.items()}
 
 
 def load_prompt(path: Path) -> Prompt:
@@ -91,7 +79,7 @@ def load_prompt(path: Path) -> Prompt:
 
 
 def _file_named(name: str, folder: Path, suffix: str, setting: str) -> Path:
-    if name.endswith(suffix):
+    if is_prompt_file(name):
         path = Path(name)
         if not path.is_file():
             raise InputError(f"{setting} {name}: there is no such file")

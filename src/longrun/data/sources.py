@@ -128,11 +128,16 @@ def read_part(part: Part, report: Report) -> Iterator[dict[str, Any] | None]:
 
 def fault(part: Part, line: int, problem: str) -> InputError:
     """Build the error for ``problem`` at ``line`` (from 0) of ``part``."""
+    return InputError(f"{where(part, line)}: {problem}")
+
+
+def where(part: Part, line: int) -> str:
+    """Return ``file:line`` of ``line`` (from 0) of ``part``; reads the file up to the part."""
     first_line = 0
     if part.begin:
         with open(part.file.path, "rb") as file:
             first_line = _count_lines(file, part.begin)
-    return InputError.at(part.file.path, first_line + line + 1, problem)
+    return f"{part.file.path}:{first_line + line + 1}"
 
 
 def map_columns(columns: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, Any]:

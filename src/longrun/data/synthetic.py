@@ -44,7 +44,7 @@ USER_PROMPTS: Mapping[Mode, str] = {
     ),
     "genselect": "{problem}",
 }
-"""User messages for ``str.format``, short because prompts dominate the tokens of so small a task."""
+"""User messages for ``str.format``; short, because prompts dominate the tokens of small tasks."""
 
 
 def generate_records(

@@ -1,13 +1,15 @@
 """Small arithmetic problems with known answers, for a run of the whole pipeline on a laptop.
 
-Each family asks for the total or the product of a few named one-digit numbers, so that a model of
-a million parameters can learn it in minutes. The short families are easy, the long ones hard.
+Each family asks for a short expression in a few named one-digit numbers, with an answer of at
+most two digits, so that a model of a million parameters can learn it in minutes. Long sums and
+remainders are the hard families.
 Whether an operand combination is held out depends on the combination alone: no seed, mode or
 number of problems ever moves it from the benchmark into the training data.
 
 It never writes solutions (``synthetic_solutions``) or files (``synthetic``).
 """
 
+import math
 import random
 import zlib
 from collections.abc import Iterator
@@ -97,22 +99,23 @@ class Problem:
 
     @property
     def expression(self) -> str:
-        """Write what is asked for as an expression, in the operands' names, that Python can read."""
+        """Write what is asked for in the operands' names, as Python reads it."""
         if self.family.operation == "sum":
             return " + ".join(self.names)
-        product = " * ".join(name for name in self.names if name != MODULUS)
-        return product if self.family.operation == "product" else f"{product} % {MODULUS}"
+        if self.family.operation == "product":
+            first, second, third = self.names
+            return f"{first} * {second} + {third}"
+        return f"{' * '.join(self.names[:-1])} % {MODULUS}"
 
     @property
     def answer(self) -> int:
         """Work the problem out."""
         if self.family.operation == "sum":
             return sum(self.operands)
-        factors = self.operands if self.family.operation == "product" else self.operands[:-1]
-        product = 1
-        for factor in factors:
-            product *= factor
-        return product if self.family.operation == "product" else product % self.operands[-1]
+        if self.family.operation == "product":
+            first, second, third = self.operands
+            return first * second + third
+        return math.prod(self.operands[:-1]) % self.operands[-1]
 
     @property
     def is_held_out(self) -> bool:

@@ -1,4 +1,4 @@
-"""Worked solutions of the synthetic problems, in three modes.
+r"""Worked solutions of the synthetic problems, in three modes.
 
 * ``cot``: the running total after each operand, one line each, then a one-line summary.
 * ``tir``: Python in ``<tool_call>`` tags, really executed here, its output and what is left of the
@@ -12,7 +12,7 @@ A worked trace of ``cot`` for ``a = 7, b = 2, c = 5``::
     b = 2: 09
     c = 5: 14
     </think>
-    Answer: \\boxed{14}
+    Answer: \boxed{14}
 
 It executes only code that it wrote itself, never a model's.
 """
@@ -71,7 +71,7 @@ def execute_blocks(blocks: Sequence[str]) -> list[str]:
     for block in blocks:
         printed = io.StringIO()
         variables["print"] = partial(print, file=printed)
-        exec(block, variables)  # noqa: S102  (only code that write_code made)
+        exec(block, variables)  # only ever code that write_code made
         outputs.append(printed.getvalue())
     return outputs
 
@@ -114,16 +114,14 @@ def draw_candidates(problem: Problem, rng: random.Random) -> list[int]:
 
 def write_selection_prompt(problem: Problem, candidates: Sequence[int]) -> str:
     """Return the complete selection prompt: instruction, problem and numbered summaries."""
-    numbered = "\n".join(
-        f"{index}: {summarise(answer)}" for index, answer in enumerate(candidates)
-    )
+    numbered = "\n".join(f"{index}: {summarise(answer)}" for index, answer in enumerate(candidates))
     return f"Judge the solutions and pick the right one.\n\n{problem.text}\n{numbered}"
 
 
 def select_solution(problem: Problem, candidates: Sequence[int]) -> str:
     """Return the ``genselect`` solution: recompute, compare each candidate, judge."""
     verdicts = [
-        f"{index}: {summarise(answer)} "
+        f"{index}: {answer} against {problem.answer}: "
         f"{'right' if answer == problem.answer else 'wrong'}\n"
         for index, answer in enumerate(candidates)
     ]

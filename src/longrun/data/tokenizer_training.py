@@ -1,11 +1,11 @@
-"""Train a small byte-level BPE tokenizer on the spot and write a Hugging Face tokenizer folder.
+r"""Train a small byte-level BPE tokenizer on the spot and write a Hugging Face tokenizer folder.
 
 Digits, newlines and ``$`` are never merged with a neighbour, so that a number is read digit by
 digit and a text that ends in a newline can be continued without changing the tokens before it.
 Operators keep the spaces around them, words the space before them. The tags of reasoning and of
 code calls are one token each. It never writes a chat template.
 
-``"b = 24\\n"`` becomes ``b``, `` = ``, ``2``, ``4``, ``\\n``.
+``"b = 24\n"`` becomes ``b``, `` = ``, ``2``, ``4``, ``\n``.
 """
 
 import json

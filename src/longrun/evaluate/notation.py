@@ -32,11 +32,15 @@ _LETTERS = {
 2 is a plain 2."""
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\s*\\!)(?=\d{3}(?!\d))")
 _SPACING = re.compile(r"\\[,;: ]|\\quad|\\qquad|\\displaystyle|\\left(?![a-z])|\\right(?![a-z])|~")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
+)
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d)\s*(\d)|(\d)\s*\{([^{}]*)\}|\{([^{}]*)\}\s*(\d))")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\w)")
 _SPACE = re.compile(r" (?![0-9A-Za-z])|(?<![0-9A-Za-z]) ")
 """A space that separates nothing; between letters or digits it stays: 1 1/2 is not 11/2."""
+_PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
+_PLAIN_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 _EDGE = re.compile(r"^[\s$,;:]+|(?<!\\)[\s$.,;:]+$")
 
 
@@ -63,6 +67,16 @@ def normalise(text: str) -> str:
     bare = clean(text).replace("^{\\circ}", "").replace("^\\circ", "")
     bare = _SPACE.sub("", bare)
     return bare.replace("\\neq", "\\ne").replace("\\leq", "\\le").replace("\\geq", "\\ge")
+
+
+def as_latex(text: str) -> str:
+    """Return ``text`` as LaTeX without dollars: what programs print is given its LaTeX name.
+
+    >>> as_latex("$2*sqrt(3)*pi$")
+    '2\\\\cdot \\\\sqrt{3}\\\\cdot \\\\pi'
+    """
+    text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text.replace("$", ""))
+    return _PLAIN_PI.sub(r"\\pi", text).replace("**", "^").replace("*", "\\cdot ")
 
 
 def strip_base(text: str) -> tuple[str, bool]:

@@ -17,14 +17,15 @@ FEWEST_DECIMALS = 6
 MOST_DECIMALS = 9
 _INTEGER = r"\d{1,3}(?:,\d{3})+|\d+"
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*\$?\s*"
-    rf"(?:(?:(?P<whole>\d+)\s*)?\\frac\{{\s*(?P<minus>-?)(?P<above>\d+)\s*\}}"
-    rf"\{{\s*(?P<below>\d+)\s*\}}"
-    rf"|(?:(?P<units>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)"
+    rf"(?P<sign>[+-]?)\s*[$\u20ac\u00a3]?\s*"
+    rf"(?:(?:(?P<whole>\d+)\s*)?\\frac\{{\s*(?P<minus>-?)(?P<above>{_INTEGER})\s*\}}"
+    rf"\{{\s*(?P<below>{_INTEGER})\s*\}}"
+    rf"|(?:(?P<units>\d+)\s+)?(?P<over>{_INTEGER})\s*/\s*(?P<under>{_INTEGER})"
     rf"|(?P<integer>{_INTEGER})?(?:\.(?P<decimals>\d*))?)"
     rf"\s*(?P<unit>.*)",
     re.DOTALL,
 )
+_LABEL = re.compile(r"\A[A-Za-z][A-Za-z ]*=\s*")
 _UNIT = re.compile(
     r"(?:%|\\circ|\^\{?\\circ\}?|\$|(?:[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3}))?"
     r"(?:\s*\^\{?[23]\}?)?"
@@ -43,6 +44,15 @@ class Number:
     value: Fraction
     decimals: int | None
     is_percent: bool
+
+
+def strip_label(text: str) -> str:
+    """Return ``text`` without the name that a solution gave to its answer.
+
+    >>> strip_label("\\\\text{Total cost} = 18")
+    '18'
+    """
+    return _LABEL.sub("", clean(text), count=1)
 
 
 def read_number(text: str) -> Number | None:
@@ -96,9 +106,14 @@ def _read_value(match: re.Match[str]) -> tuple[Fraction, int | None] | None:
     """Return the unsigned value and its decimals; None when no digit was written."""
     if match["integer"] is not None or match["decimals"]:
         decimals = match["decimals"] or ""
-        digits = (match["integer"] or "0").replace(",", "") + decimals
-        return Fraction(int(digits), 10 ** len(decimals)), len(decimals)
+        units = _digits(match["integer"] or "0")
+        return units + Fraction(int(decimals or 0), 10 ** len(decimals)), len(decimals)
     for whole, above, below in (("whole", "above", "below"), ("units", "over", "under")):
-        if match[above] is not None and int(match[below]) != 0:
-            return int(match[whole] or 0) + Fraction(int(match[above]), int(match[below])), None
+        if match[above] is not None and _digits(match[below]) != 0:
+            part = Fraction(_digits(match[above]), _digits(match[below]))
+            return _digits(match[whole] or "0") + part, None
     return None
+
+
+def _digits(text: str) -> int:
+    return int(text.replace(",", ""))

@@ -13,13 +13,17 @@ pipe. Earlier blocks are never run again.
 """
 
 import logging
+import os
 import re
 import secrets
 import shutil
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -63,13 +67,13 @@ class Sandbox:
         self.settings = settings
         self._bubblewrap = _find_bubblewrap(settings)
         self._warm: deque[_Worker] = deque()
-        self._sessions: list[Session] = []
+        self._lock = Lock()
+        # As many at a time as there are cores: more would only miss their time limits. The threads
+        # live as long as the sandbox, because a worker dies with the thread that started it.
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         first = self._start()
-        try:
-            if not first.wait_until_ready():
-                log.warning("sandbox: this kernel or processor has no system-call filter")
-        except WorkerFailed as error:
-            raise ResourceError(_cannot_start(settings, first, error)) from None
+        if not self._ready(first):
+            log.warning("sandbox: this kernel or processor has no system-call filter")
         self._warm.append(first)
 
     def __enter__(self) -> Self:
@@ -85,24 +89,36 @@ class Sandbox:
 
     def open_session(self) -> "Session":
         """Return a session; its process is taken when the first block runs."""
-        session = Session(self)
-        self._sessions.append(session)
-        return session
+        return Session(self)
+
+    def run_all(self, blocks: Sequence[tuple["Session", str]]) -> list["Execution"]:
+        """Run one block in each session, several at the same time; results in the same order."""
+        return list(self._threads.map(lambda block: block[0].run(block[1]), blocks))
 
     def close(self) -> None:
-        """End every process, waiting and working."""
-        for session in self._sessions:
-            session.close()
-        self._sessions.clear()
+        """End the processes that wait; a session ends its own."""
+        self._threads.shutdown()
         while self._warm:
             self._warm.pop().end()
 
     def take_worker(self) -> "_Worker":
-        """Return a started worker and start others for those who come next."""
-        worker = self._warm.popleft() if self._warm else self._start()
-        while len(self._warm) < _WARM_WORKERS:
-            self._warm.append(self._start())
+        """Return a worker that is ready, and start others for those who come next.
+
+        Raises:
+            ResourceError: it does not start.
+        """
+        with self._lock:
+            worker = self._warm.popleft() if self._warm else self._start()
+            while len(self._warm) < _WARM_WORKERS:
+                self._warm.append(self._start())
+        self._ready(worker)
         return worker
+
+    def _ready(self, worker: "_Worker") -> bool:
+        try:
+            return worker.wait_until_ready()
+        except WorkerFailed as error:
+            raise ResourceError(_cannot_start(self.settings, worker, error)) from None
 
     def _start(self) -> "_Worker":
         return _Worker(self.settings, self._bubblewrap)
@@ -119,7 +135,9 @@ class Session:
         """Execute one block with the variables of the earlier ones; never raises for the code."""
         limit = self._sandbox.settings.timeout_seconds
         try:
-            reply = self._worker_ready().ask(code, limit + _GRACE_SECONDS)
+            if self._worker is None:
+                self._worker = self._sandbox.take_worker()
+            reply = self._worker.ask(code, limit + _GRACE_SECONDS)
         except WorkerStalled:
             self.close()
             return Execution("timeout", _timeout_text(limit) + _LOST)
@@ -136,12 +154,6 @@ class Session:
         if self._worker is not None:
             self._worker.end()
             self._worker = None
-
-    def _worker_ready(self) -> "_Worker":
-        if self._worker is None:
-            self._worker = self._sandbox.take_worker()
-            self._worker.wait_until_ready()
-        return self._worker
 
 
 class _Worker:

@@ -7,7 +7,7 @@ is wrong; writers put a whole file in place at once. It never decides whether an
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,12 +19,12 @@ Finish = Literal["stop", "length", "budget"]
 """``stop``: the stop token; ``length``: the token bound; ``budget``: called code once too often."""
 Verdict = Literal["right", "wrong", "no answer", "timed out"]
 SUMMARY_NAME = "summary.json"
-Row = TypeVar("Row", bound=msgspec.Struct)
+Row = TypeVar("Row")
 _encoder = msgspec.json.Encoder()
 
 
 class BenchmarkRow(msgspec.Struct, kw_only=True):
-    """One problem; other columns of the file pass unseen."""
+    """The columns of a problem that Longrun knows; a prompt may need others."""
 
     problem: str
     expected_answer: str | int | float
@@ -46,6 +46,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected_answer: str
     total_code_executions: int | None
     candidates: list[str]
+    line: int
+    """Line of the benchmark file; counts from 1."""
+    record: dict[str, Any]
+    """The whole row: a prompt may name any of its columns."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,20 +140,20 @@ def read_benchmark(benchmark: Benchmark) -> list[Problem]:
         InputError: the file is missing or empty, a line is not an object of the expected fields,
             an id occurs twice, or a selection problem brings no candidates.
     """
-    lines = itertools.islice(_read_lines(benchmark.path, BenchmarkRow), benchmark.limit)
-    problems = [_complete(row, benchmark, line) for line, row in lines]
+    lines = itertools.islice(_read_lines(benchmark.path, dict[str, Any]), benchmark.limit)
+    problems = [_complete(record, benchmark, line) for line, record in lines]
     if not problems:
         raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
     seen: dict[str, int] = {}
-    for line, problem in enumerate(problems, start=1):
+    for problem in problems:
         if problem.id in seen:
             raise InputError.at(
                 benchmark.path,
-                line,
-                f"id: {problem.id!r} is also the id of problem {seen[problem.id]};"
+                problem.line,
+                f"id: {problem.id!r} is also the id in line {seen[problem.id]};"
                 " make ids unique or leave them out",
             )
-        seen[problem.id] = line
+        seen[problem.id] = problem.line
     return problems
 
 
@@ -190,50 +194,54 @@ def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
 
 
 def _read_lines(path: Path, kind: type[Row]) -> Iterator[tuple[int, Row]]:
-    decoder = msgspec.json.Decoder(kind)
     try:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):
                 if text.strip():
-                    yield line, _decode(decoder, text, path, line)
+                    yield line, _convert(_parse(text, path, line), kind, path, line)
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; name a JSONL file") from None
     except IsADirectoryError:
         raise InputError.at(path, None, "is a folder; name a JSONL file in it") from None
 
 
-def _decode(decoder: "msgspec.json.Decoder[Row]", text: bytes, path: Path, line: int) -> Row:
+def _parse(text: bytes, path: Path, line: int) -> Any:
     try:
-        return decoder.decode(text)
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").replace("Object missing required field", "no field")
-        remedy = "add or mend the field"
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = f"not a whole JSON object ({error})"
-        remedy = "the file may have been cut; write it again"
-    raise InputError.at(path, line, f"{reason}; {remedy}")
+        problem = f"is not a whole JSON object ({error}); mend the line or write the file again"
+        raise InputError.at(path, line, problem) from None
 
 
-def _complete(row: BenchmarkRow, benchmark: Benchmark, line: int) -> Problem:
+def _convert(value: Any, kind: type[Row], path: Path, line: int) -> Row:
+    """Check the fields; JSON's arrays may stand for tuples."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("Object missing required", "has no")
+        raise InputError.at(path, line, f"{reason}; add or mend the field") from None
+
+
+def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Problem:
+    row = _convert(record, BenchmarkRow, benchmark.path, line)
     mode = row.mode or benchmark.mode
+    budget = row.total_code_executions
     if not str(row.expected_answer).strip():
         raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
     if mode == "genselect" and not row.candidates:
-        raise InputError.at(
-            benchmark.path, line, "candidates is missing; list the answers to choose from"
-        )
-    if row.total_code_executions is not None and row.total_code_executions < 0:
-        raise InputError.at(
-            benchmark.path,
-            line,
-            f"total_code_executions is {row.total_code_executions}; it must be at least 0",
-        )
+        problem = "candidates is missing; list the answers to choose from"
+        raise InputError.at(benchmark.path, line, problem)
+    if budget is not None and budget < 0:
+        problem = f"total_code_executions is {budget}; it must be at least 0"
+        raise InputError.at(benchmark.path, line, problem)
     return Problem(
         id=f"{benchmark.name}-{line}" if row.id is None else str(row.id),
         mode=mode,
         source=row.source or benchmark.name,
         problem=row.problem,
         expected_answer=str(row.expected_answer),
-        total_code_executions=row.total_code_executions,
+        total_code_executions=budget,
         candidates=row.candidates or [],
+        line=line,
+        record=record,
     )

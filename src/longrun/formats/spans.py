@@ -156,11 +156,12 @@ def _name_gaps(cut: list[tuple[SpanKind | None, str]], truncated: bool) -> list[
             pieces.append((kind, piece))
         elif not thinking:
             pieces.append((SpanKind.ANSWER, piece))
-        elif THINK_END not in piece:
+        elif (end := piece.find(THINK_END)) < 0:
             pieces.append((SpanKind.THINKING, piece))
         else:
-            answer = piece.partition(THINK_END)[2].lstrip("\n")
-            end = len(piece) - len(answer)
-            pieces += [(SpanKind.THINKING, piece[:end]), (SpanKind.ANSWER, answer)]
+            end += len(THINK_END)
+            while piece.startswith("\n", end):
+                end += 1
+            pieces += [(SpanKind.THINKING, piece[:end]), (SpanKind.ANSWER, piece[end:])]
             thinking = False
     return pieces

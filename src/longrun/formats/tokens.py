@@ -11,7 +11,7 @@ This is the slow, exact path on top of ``tokenizers``. Mass encoding lives in
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from tokenizers import Encoding, Tokenizer
 from longrun.errors import InputError
 from longrun.formats.atomic import write_text
 from longrun.formats.code_style import CodeStyle
-from longrun.formats.conversation import Conversation
+from longrun.formats.conversation import Conversation, render_messages
 from longrun.formats.spans import THINK_BEGIN, THINK_END
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -43,6 +43,9 @@ _TAGS = frozenset(
 )
 _HIDING = "\ufdd0"
 """A noncharacter put inside look-alikes while a template is rendered."""
+
+
+_CONTROL_SHAPE = re.compile(r"<\|[^<>|\s]+\|>")
 
 
 class _Added(msgspec.Struct):
@@ -74,6 +77,10 @@ class ExactTokenizer:
                 " choose another chat_template or add the token",
             )
 
+    def __reduce__(self) -> tuple[type["ExactTokenizer"], tuple[Path, str]]:
+        """Send the name, not what was loaded, to another process."""
+        return type(self), (self.folder, self.stop)
+
     @property
     def path(self) -> Path:
         """The file that is the tokenizer."""
@@ -99,6 +106,14 @@ class ExactTokenizer:
         if not self.holds_control(text):
             return text
         return self._pattern.sub(lambda match: _hidden(match[0]), text)
+
+    def is_hidden(self, text: str) -> bool:
+        """Say whether ``hide`` had anything to do in ``text``."""
+        return _HIDING in text
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts in which every control token is meant as one."""
+        return [list(one.ids) for one in self._whole.encode_batch_fast(texts, False)]
 
     def encode_text(self, text: str) -> list[int]:
         """Return the tokens of a record's text; look-alikes of control tokens stay text."""
@@ -138,7 +153,7 @@ class ExactTokenizer:
         parts = decoder.get("decoders", [decoder])
         if [part.get("type") for part in parts] != ["ByteLevel"]:
             return None
-        vocabulary = self._text.get_vocab(with_added_tokens=True)
+        vocabulary = self._whole.get_vocab(with_added_tokens=True)
         lengths = np.zeros(max(vocabulary.values()) + 1, np.int32)
         for token, index in vocabulary.items():
             lengths[index] = len(token)
@@ -147,29 +162,35 @@ class ExactTokenizer:
         return lengths
 
     @cached_property
-    def _raw(self) -> bytes:
+    def content(self) -> bytes:
+        """The bytes of ``tokenizer.json``."""
         return _read(self.path)
 
     @cached_property
     def _file(self) -> _TokenizerFile:
-        try:
-            return msgspec.json.decode(self._raw, type=_TokenizerFile)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError.at(self.path, None, f"is damaged ({error})") from None
+        return _decode_file(self.path, self.content)
 
     @cached_property
     def _text(self) -> Tokenizer:
         """The tokenizer under which control tokens are text and tags are tokens."""
-        content = json.loads(self._raw)
+        tokenizer = self._load()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        """The tokenizer under which control tokens are tokens, as everybody else loads it."""
+        return self._load()
+
+    def _load(self) -> Tokenizer:
+        content = msgspec.json.decode(self.content)
         for added in content.get("added_tokens", []):
             added["special"] = added["content"] in self.control
         content |= {"truncation": None, "padding": None}
         try:
-            tokenizer = Tokenizer.from_str(json.dumps(content))
+            return Tokenizer.from_str(msgspec.json.encode(content).decode())
         except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
             raise InputError.at(self.path, None, f"is not a tokenizer ({error})") from None
-        tokenizer.encode_special_tokens = True
-        return tokenizer
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -226,6 +247,40 @@ def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def find_stop(folder: Path, chat_template: str, named: Mapping[str, str]) -> str:
+    """Return the token with which a chat template ends a response.
+
+    ``named``: the tokenizer's special tokens by name; ``eos_token`` ends responses after which
+    the template writes nothing.
+
+    Raises:
+        InputError: the template writes a token that the tokenizer does not have, or there is none.
+    """
+    file = _decode_file(folder / TOKENIZER_FILE, _read(folder / TOKENIZER_FILE))
+    known = {added.content for added in file.added_tokens}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _HIDING}]
+    text = render_messages(chat_template, messages, named, add_generation_prompt=False)
+    for token in _CONTROL_SHAPE.findall(text):
+        if token not in known:
+            raise InputError.at(
+                folder,
+                None,
+                f"the tokenizer has no token {token}, which the chat template writes; set"
+                " chat_template to `tokenizer` or to a .jinja file that fits",
+            )
+    after = text.rpartition(_HIDING)[2]
+    found = sorted((after.find(token), token) for token in known if token in after)
+    stop = found[0][1] if found else named.get("eos_token")
+    if not stop or (after.strip() and not found):
+        raise InputError.at(
+            folder,
+            None,
+            f"the chat template ends a response with {after.strip()!r}, which is not a token of"
+            " the tokenizer; choose another chat_template",
+        )
+    return stop
+
+
 def own_chat_template(folder: Path) -> str:
     """Return the chat template that a tokenizer folder carries.
 
@@ -267,6 +322,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError.at(path, None, f"cannot be read ({error.strerror})") from None
+
+
+def _decode_file(path: Path, content: bytes) -> _TokenizerFile:
+    try:
+        return msgspec.json.decode(content, type=_TokenizerFile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError.at(path, None, f"is damaged ({error}); fetch it again") from None
 
 
 def _hidden(token: str) -> str:

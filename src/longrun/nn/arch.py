@@ -2,7 +2,7 @@
 
 Accepts the keys of old files (``rope_theta``, ``rope_scaling``) and of new ones
 (``rope_parameters``). A setting that the decoder does not compute is refused by name: nothing is
-ever approximated or ignored. This module never reads a file and never builds a tensor.
+ever approximated or ignored. This module never reads a file and never imports torch.
 
 Defaults that stand in for missing keys are those of transformers 5: ``rope_theta`` 10,000,
 ``tie_word_embeddings`` false, ``sliding_window`` 4,096 for Mistral.

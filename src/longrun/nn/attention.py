@@ -62,6 +62,8 @@ class PackedAttention(nn.Module):
 
     def __init__(self, backend: str, head_dim: int) -> None:
         super().__init__()
+        if backend not in BACKENDS:
+            raise ConfigError(f"attention backend {backend!r} is not one of {_listed()}")
         self.backend = backend
         self.scale = head_dim**-0.5
 
@@ -138,7 +140,7 @@ def attend_backward(  # noqa: PLR0913, PLR0917 - as attend
     """Return the gradients of q, k and v from the gradient of the attended values."""
     segments = (cu_q, cu_k, max_q, max_k)
     saved = (q_THD, k_SKD, v_SKD, o_THD, lse_HT)
-    return kernels.BACKWARD[backend](do_THD, saved, segments, scale)
+    return kernels.BACKWARD[backend](do_THD.contiguous(), saved, segments, scale)
 
 
 @attend.register_fake

@@ -1,7 +1,8 @@
 """The kernels behind ``longrun.nn.attention.attend``; nobody else calls them.
 
 Each backend is a forward and a backward function. They run below autograd: inputs are plain
-tensors, and the gradients are formed by formula or by the kernel's own backward.
+tensors, and the gradients are formed by formula or by the kernel's own backward. The gradient
+of the output arrives contiguous.
 
 ``segments = (cu_q, cu_k, max_q, max_k)``; ``saved = (q, k, v, o, lse)`` of the forward pass.
 """
@@ -252,7 +253,7 @@ def _varlen_backward(do: Tensor, saved: Saved, segments: Segments, scale: float)
     random_state = torch.zeros(2, dtype=torch.uint64, device=q.device)
     unused = torch.empty(0, device=q.device)
     dq, dk, dv = torch.ops.aten._flash_attention_backward(
-        do.contiguous(),
+        do,
         q,
         k,
         v,

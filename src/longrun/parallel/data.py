@@ -49,6 +49,9 @@ class Distributed(Protocol):
     def end_backward(self, last: bool) -> None:
         """Follow each backward pass; after ``last`` the gradients are summed over the ranks."""
 
+    def end_forward(self) -> None:
+        """Follow forward passes that no backward pass follows, as in validation."""
+
     def clip_gradients(self, max_norm: float) -> float:
         """Scale the gradients to at most ``max_norm`` and return their global norm before that.
 
@@ -144,6 +147,9 @@ class Replicated:
         if last and self._mesh.size > 1:
             dist.all_reduce(self._flat)
 
+    def end_forward(self) -> None:
+        """See ``Distributed``; nothing was gathered."""
+
     def clip_gradients(self, max_norm: float) -> float:
         """See ``Distributed``."""
         gradients = [gradient for _, gradient in self._gradients]
@@ -181,6 +187,11 @@ class Sharded:
 
     def end_backward(self, last: bool) -> None:
         """See ``Distributed``; each backward pass has already summed its own gradients."""
+
+    def end_forward(self) -> None:
+        """See ``Distributed``; the root keeps its parameters gathered until a backward pass."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
 
     def clip_gradients(self, max_norm: float) -> float:
         """See ``Distributed``."""

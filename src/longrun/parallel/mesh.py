@@ -50,9 +50,10 @@ def start_mesh() -> Mesh:
         raise LaunchError(f"environment: {', '.join(missing)} not set beside RANK; use torchrun")
     device = _device(int(os.environ["LOCAL_RANK"]))
     backend: Literal["gloo", "nccl"] = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    own_device = device if device.type == "cuda" else None
+    if own_device is not None:
+        torch.cuda.set_device(own_device)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=own_device)
     return Mesh(dist.get_rank(), dist.get_world_size(), device, backend)
 
 

@@ -82,7 +82,7 @@ def plot_loss(round_: Round) -> Markup:
         _scale_loss(axes, round_.loss.values)
         axes.set_ylabel("loss")
         _steps_axis(axes)
-        axes.legend(loc="upper right")
+        _legend_above(axes)
         return finish()
 
 
@@ -113,18 +113,15 @@ def plot_lengths(name: str, histograms: Sequence[Histogram]) -> Markup:
         axes = figure.add_subplot()
         for index, one in enumerate(histograms):
             color = SERIES[index % len(SERIES)]
-            shown = f"{one.mode} ({one.documents:,})"
+            shown = f"{_fit(one.mode)} ({one.documents:,})"
             axes.stairs(one.counts, one.edges, fill=True, color=color, alpha=0.16)
             axes.stairs(one.counts, one.edges, color=color, linewidth=1.4, label=shown)
-        edges = [edge for one in histograms for edge in one.edges if edge > 0]
-        if max(edges) > 50 * min(edges):
-            axes.set_xscale("log")
+        _scale_lengths(axes, histograms)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("tokens of a document")
         axes.set_ylabel("documents")
-        axes.xaxis.set_major_formatter(lambda value, _: _short_number(value))
         axes.yaxis.set_major_formatter(lambda value, _: _short_number(value))
-        axes.legend(loc="upper right")
+        _legend_above(axes)
         return finish()
 
 
@@ -138,7 +135,7 @@ def _plot_benchmark(view: EvaluationView, index: int) -> Markup:
     rows = [(row.model, row.cells[index]) for row in reversed(view.models)]
     known = [(model, cell.figures) for model, cell in rows if cell is not None]
     label = f"Accuracy on {benchmark.name}, with 95 % intervals"
-    size = (350, 62 + 24 * len(known))
+    size = (300, 40 + 24 * len(known))
     with _figure(f"accuracy-{index}", label, size) as (figure, finish):
         axes = figure.add_subplot()
         for place, (_, row) in enumerate(known):
@@ -177,7 +174,7 @@ def _as_svg(figure: "Figure", prefix: str, label: str) -> Markup:
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return Markup(inline_svg(file.getvalue(), prefix, label))  # noqa: S704  # labels are escaped
+    return Markup(inline_svg(file.getvalue(), prefix, label))  # labels are escaped
 
 
 def inline_svg(drawn: str, prefix: str, label: str) -> str:
@@ -204,6 +201,10 @@ def _draw(axes: "Axes", curve: Curve, **style: Any) -> None:
     axes.plot(curve.steps, curve.values, **style)
 
 
+def _legend_above(axes: "Axes") -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=4, columnspacing=1.4)
+
+
 def _scale_loss(axes: "Axes", losses: Sequence[float]) -> None:
     if min(losses) > 0 and max(losses) > 10 * min(losses):
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -213,8 +214,22 @@ def _scale_loss(axes: "Axes", losses: Sequence[float]) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", size=0)
-    else:
+    elif min(losses) < 0.5 * max(losses):
         axes.set_ylim(bottom=min(0.0, *losses))
+
+
+def _scale_lengths(axes: "Axes", histograms: Sequence[Histogram]) -> None:
+    """Draw bins that grow with the length on a logarithmic axis, so that they look equal."""
+    edges = sorted({edge for one in histograms for edge in one.edges})
+    if edges[-1] - edges[-2] > 1.9 * (edges[1] - edges[0]):
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.set_xlim(left=next(edge for edge in edges if edge > 0) / 1.2)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", which="minor", size=0)
+    axes.xaxis.set_major_formatter(lambda value, _: _short_number(value))
 
 
 def _steps_axis(axes: "Axes") -> None:

@@ -15,7 +15,7 @@ Inside a batch the gradient does not depend on the grouping, so packs are dealt 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ def epoch_order(num_packs: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return order
 
 
-def pack_cost(lengths: npt.NDArray[np.int64], attention_share: float) -> float:
+def pack_cost(lengths: npt.NDArray[np.integer[Any]], attention_share: float) -> float:
     """Model the time of a pack in tokens: ``sum(n + attention_share * n ** 2)`` over documents.
 
     ``attention_share``: the work of attending to one key over that of a token's matrices.

@@ -24,7 +24,7 @@ from typing import Any
 import longrun
 from longrun import errors
 from longrun.errors import LaunchError, LongrunError
-from longrun.train.worker import EXIT_REFUSED, EXIT_STOPPED, STOP_SIGNALS
+from longrun.train.worker import EXIT_STOPPED, STOP_SIGNALS
 
 TORCHRUN_VARIABLES = (
     "RANK",
@@ -101,6 +101,8 @@ def worker_environment(rank: int, num_processes: int, port: int) -> dict[str, st
     if num_processes == 1:
         return kept
     torchrun = (rank, num_processes, rank, num_processes, "127.0.0.1", port)
+    # The workers meet on this machine only; its name need not resolve to an address of its own.
+    kept.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     return kept | dict(zip(TORCHRUN_VARIABLES, map(str, torchrun), strict=True))
 
 

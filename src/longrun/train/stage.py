@@ -18,6 +18,7 @@ from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackSet
 from longrun.formats.stage import open_stage
+from longrun.optim.schedules import build_schedule
 from longrun.train.batches import Batches
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
@@ -91,11 +92,7 @@ def _check_batches(config: TrainConfig, batches: Batches) -> None:
             f" {config.max_epochs:g} passes over {batches.size(0)} packs give; lower it or raise"
             " max_epochs"
         )
-    if config.optimizer.warmup_steps >= steps:
-        raise ConfigError(
-            f"train.optimizer.warmup_steps: {config.optimizer.warmup_steps} is not below the"
-            f" {steps} steps of this training; lower it or train longer"
-        )
+    build_schedule(config.optimizer, steps)
 
 
 def _counts(run_folder: Path) -> dict[str, float]:

@@ -97,7 +97,7 @@ class HeldOutReader:
 
     def mode(self, part: int) -> str:
         """Return the mode of the documents of ``part``."""
-        return self._documents.modes[self.parts[part][1]]
+        return str(self._documents.modes[self.parts[part][1]])
 
     def read(self, part: int) -> list[Weighted]:
         """Return the documents of ``part``."""
@@ -110,4 +110,5 @@ class HeldOutReader:
     def _indices(self, part: int) -> npt.NDArray[np.int64]:
         pack, mode = self.parts[part]
         indices = self._plan[pack]
-        return indices[self._documents.mode_indices[indices] == mode]
+        chosen: npt.NDArray[np.int64] = indices[self._documents.mode_indices[indices] == mode]
+        return chosen

@@ -34,6 +34,7 @@ def validate(
         losses[part] = float(model.model.loss(layout.to(mesh.device), chunk_tokens=chunk_tokens))
     for _ in range(max(map(len, hands)) - len(hands[mesh.rank])):
         model.model.loss(filler(mesh.device).layout, chunk_tokens=chunk_tokens)
+    model.end_forward()
     return _summary(held_out, sum_over_ranks(losses), sum_over_ranks(weights))
 
 

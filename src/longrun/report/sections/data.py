@@ -3,20 +3,19 @@
 Reads ledgers from manifests, ``stats.json`` of ``prepare`` and ``packs.json`` of ``pack``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from longrun.errors import InputError
+from longrun.formats.ledger import Ledger
 from longrun.formats.plans import PacksInfo
 from longrun.report.stages import FinishedStage, Graph
 
-
-Figures = TypeVar("Figures")
+_UNITS = {"pack": "documents", "train": "packs", "generate": "solutions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Entry:
     """Of the records that came in."""
     tokens: int | None
     """None where they were never counted."""
+    example: str | None = None
+    """``file:line`` of the first such record, where the stage remembers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class LedgerView:
     """The book of one stage: records in = kept + dropped by each reason."""
 
     stage: str
+    unit: str
+    """What is counted: records, documents, packs or solutions."""
     records_in: int
     dropped: list[Entry]
     kept: Entry
@@ -102,6 +105,7 @@ class _Lengths(msgspec.Struct):
 class _PrepareStats(msgspec.Struct):
     lengths: dict[str, _Lengths]
     tokens_by_span: dict[str, int]
+    examples: dict[str, str] = {}
 
 
 def view_data(graph: Graph) -> DataView | None:
@@ -111,37 +115,60 @@ def view_data(graph: Graph) -> DataView | None:
         InputError: a file of figures is missing or damaged.
     """
     view = DataView(
-        ledgers=[_ledger(stage) for stage in graph.stages if stage.manifest.ledger is not None],
+        ledgers=[_ledger(stage, ledger) for stage, ledger in _books(graph)],
         documents=[_documents(stage) for stage in graph.of_verb("prepare")],
         packs=[row for stage in graph.of_verb("pack") for row in _packs(stage)],
     )
     return view if view.ledgers or view.documents or view.packs else None
 
 
-def _ledger(stage: FinishedStage) -> LedgerView:
-    ledger = stage.manifest.ledger
-    assert ledger is not None
+def _books(graph: Graph) -> Iterator[tuple[FinishedStage, Ledger]]:
+    """Yield the ledgers of the data's way, and those of other stages that dropped something."""
+    for stage in graph.stages:
+        ledger = stage.manifest.ledger
+        if ledger is not None and (stage.verb in ("prepare", "pack") or ledger.dropped):
+            yield stage, ledger
+
+
+def _ledger(stage: FinishedStage, ledger: Ledger) -> LedgerView:
+    examples = _prepare_stats(stage).examples if stage.verb == "prepare" else {}
     total = ledger.records_in or 1
     dropped = [
-        Entry(reason, records, records / total, ledger.tokens_dropped.get(reason))
+        Entry(
+            reason,
+            records,
+            records / total,
+            ledger.tokens_dropped.get(reason),
+            examples.get(reason),
+        )
         for reason, records in sorted(ledger.dropped.items(), key=lambda item: -item[1])
     ]
     kept = Entry("kept", ledger.kept, ledger.kept / total, ledger.tokens_kept or None)
-    return LedgerView(stage.name, ledger.records_in, dropped, kept)
+    return LedgerView(
+        stage.name, _UNITS.get(stage.verb, "records"), ledger.records_in, dropped, kept
+    )
+
+
+def _prepare_stats(stage: FinishedStage) -> _PrepareStats:
+    path = stage.folder / "stats.json"
+    stats = _read_stats(path)
+    for mode, lengths in stats.lengths.items():
+        _check_edges(path, mode, lengths)
+    return stats
 
 
 def _documents(stage: FinishedStage) -> DocumentsView:
-    stats = read_figures(stage.folder / "stats.json", _PrepareStats)
+    stats = _prepare_stats(stage)
     total = sum(stats.tokens_by_span.values()) or 1
     spans = [
         SpanTokens(kind, tokens, tokens / total)
         for kind, tokens in stats.tokens_by_span.items()
         if tokens
     ]
-    histograms = []
-    for mode, lengths in stats.lengths.items():
-        _check_edges(stage.folder / "stats.json", mode, lengths)
-        histograms.append(_trim(Histogram(mode, lengths.edges, lengths.counts)))
+    histograms = [
+        _trim(Histogram(mode, lengths.edges, lengths.counts))
+        for mode, lengths in stats.lengths.items()
+    ]
     return DocumentsView(stage.name, spans, [one for one in histograms if one.documents])
 
 
@@ -153,14 +180,9 @@ def _packs(stage: FinishedStage) -> list[PackRow]:
     ]
 
 
-def read_figures(path: Path, kind: type[Figures]) -> Figures:
-    """Decode the JSON file at ``path``; fields that ``kind`` does not have pass unseen.
-
-    Raises:
-        InputError: the file is missing or has not the fields of ``kind``.
-    """
+def _read_stats(path: Path) -> _PrepareStats:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(path.read_bytes(), type=_PrepareStats)
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; run its stage again") from None
     except msgspec.DecodeError as error:

@@ -3,15 +3,11 @@
 Reads ``config.json`` of the model that the last training exported, and figures of other sections.
 """
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from longrun.errors import InputError
 from longrun.formats.progress import format_count, format_seconds
-from longrun.plan.model_costs import ModelShape
-from longrun.report.sections.training import TrainingView
+from longrun.report.sections.training import TrainingView, read_shape
 from longrun.report.stages import Graph
 
 _MODEL_FOLDERS = {"train": "final", "average": "model", "init_model": "."}
@@ -63,18 +59,10 @@ def _model_figure(graph: Graph) -> KeyFigure | None:
         if stage.verb in _MODEL_FOLDERS:
             path = stage.folder / _MODEL_FOLDERS[stage.verb] / "config.json"
             if path.exists():
-                shape = _read_shape(path)
+                shape = read_shape(path)
                 detail = f"parameters, {shape.num_layers} layers of width {shape.hidden_size}"
                 return KeyFigure("Model", format_count(shape.parameters), detail)
     return None
-
-
-def _read_shape(path: Path) -> ModelShape:
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
-    return ModelShape.from_hf(config, str(path))
 
 
 def _data_figure(graph: Graph) -> KeyFigure | None:

@@ -1,28 +1,32 @@
 """The picture of the pipeline: boxes in columns, arrows from the stage that made to the reader.
 
 Layered drawing after Sugiyama, Tagawa and Toda 1981: a stage stands as far right as its readers
-allow, an arrow over several columns gets a place in each of them so that it runs around boxes, a
-few sweeps put every place near the mean of its neighbours. Lengths are CSS pixels.
+allow, arrows over several columns get a lane in each of them so that they run around boxes (those
+of one maker share it), a few sweeps put every place near the mean of its neighbours. Lengths are
+CSS pixels.
 
-Trace: ``a -> b -> c`` and ``a -> c`` make columns ``[a] [b, (a-c)] [c]``; the second arrow passes
-below ``b``.
+Trace: ``a -> b -> c`` and ``a -> c`` make columns ``[a] [b, lane of a] [c]``; the second arrow
+passes below ``b``.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from longrun.formats.progress import format_count, format_seconds
 from longrun.report.stages import FinishedStage, Graph
 
-BOX_WIDTH, BOX_HEIGHT = 112.0, 56.0
-_COLUMN_GAP, _ROW_GAP, _LANE_HEIGHT = 26.0, 14.0, 8.0
+BOX_WIDTH, BOX_HEIGHT = 108.0, 68.0
+_COLUMN_GAP, _ROW_GAP, _LANE_HEIGHT = 24.0, 14.0, 6.0
 _MARGIN = 6.0
 _SWEEPS = 8
-_NAME_CHARS, _FIGURE_CHARS = 15, 19
+_MOST_CHARS = 20
+_MAIN_COUNTS = ("documents", "packs", "steps", "solutions")
+"""Counts that say most about their stage; any other stage shows the first it has."""
 
 Place = tuple[int, ...]
-"""``(stage,)`` for a box, ``(maker, reader, column)`` for an arrow that passes a column."""
+"""``(stage,)`` for a box, ``(maker, column)`` for the lane of its arrows that pass a column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,8 @@ class Box:
     name: str
     title: str
     """The whole text, for a tooltip."""
-    figure: str
-    footer: str
+    lines: list[str]
+    """Verb, where the name is another, main count, time."""
     x: float
     y: float
 
@@ -51,39 +55,39 @@ class Picture:
 
 def draw_pipeline(graph: Graph) -> Picture:
     """Lay the stages of ``graph`` out from left to right."""
-    columns, links = _columns(len(graph.stages), sorted(graph.edges))
-    centres = _centres(columns, links)
+    edges = sorted(graph.edges)
+    column = _column_of(len(graph.stages), edges)
+    routes = [_route(maker, reader, column) for maker, reader in edges]
+    columns = _columns(column, routes)
+    centres = _centres(columns, {link for route in routes for link in pairwise(route)})
     top = min(y - _height(place) / 2 for place, y in centres.items()) - _MARGIN
     bottom = max(y + _height(place) / 2 for place, y in centres.items()) + _MARGIN
     at = {
         place: (_MARGIN + index * (BOX_WIDTH + _COLUMN_GAP), centres[place] - top)
-        for index, column in enumerate(columns)
-        for place in column
+        for index, places in enumerate(columns)
+        for place in places
     }
     boxes = [_box(stage, *at[(index,)]) for index, stage in enumerate(graph.stages)]
-    arrows = [_arrow([at[place] for place in _route(edge, at)]) for edge in sorted(graph.edges)]
+    arrows = [_arrow([at[place] for place in route]) for route in routes]
     width = 2 * _MARGIN + len(columns) * BOX_WIDTH + (len(columns) - 1) * _COLUMN_GAP
     return Picture(width, bottom - top, boxes, arrows, _describe(graph))
 
 
-def _columns(
-    count: int, edges: Sequence[tuple[int, int]]
-) -> tuple[list[list[Place]], list[tuple[Place, Place]]]:
-    """Return the places of every column and the links between places of adjacent columns."""
-    column = _column_of(count, edges)
+def _route(maker: int, reader: int, column: Sequence[int]) -> list[Place]:
+    """Return the places of an arrow: its maker, a lane per column between, its reader."""
+    lanes: list[Place] = [(maker, passed) for passed in range(column[maker] + 1, column[reader])]
+    return [(maker,), *lanes, (reader,)]
+
+
+def _columns(column: Sequence[int], routes: Iterable[Sequence[Place]]) -> list[list[Place]]:
+    """Return the boxes and lanes of every column."""
     columns: list[list[Place]] = [[] for _ in range(max(column) + 1)]
-    for index in range(count):
-        columns[column[index]].append((index,))
-    links: list[tuple[Place, Place]] = []
-    for maker, reader in edges:
-        before: Place = (maker,)
-        for passed in range(column[maker] + 1, column[reader]):
-            lane: Place = (maker, reader, passed)
-            columns[passed].append(lane)
-            links.append((before, lane))
-            before = lane
-        links.append((before, (reader,)))
-    return columns, links
+    for index, at in enumerate(column):
+        columns[at].append((index,))
+    lanes = {place for route in routes for place in route if len(place) > 1}
+    for lane in sorted(lanes):
+        columns[lane[1]].append(lane)
+    return columns
 
 
 def _column_of(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
@@ -137,11 +141,6 @@ def _height(place: Place) -> float:
     return BOX_HEIGHT if len(place) == 1 else _LANE_HEIGHT
 
 
-def _route(edge: tuple[int, int], places: Iterable[Place]) -> list[Place]:
-    lanes = sorted(place for place in places if len(place) > 1 and place[:2] == edge)
-    return [(edge[0],), *lanes, (edge[1],)]
-
-
 def _arrow(points: Sequence[tuple[float, float]]) -> str:
     """Return an SVG path from the right of the first place to the left of the last."""
     x, y = points[0][0] + BOX_WIDTH, points[0][1]
@@ -158,25 +157,23 @@ def _arrow(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _box(stage: FinishedStage, x: float, centre: float) -> Box:
-    figures = [
-        f"{format_count(value)} {name.replace('_', ' ')}"
-        for name, value in stage.manifest.counts.items()
-    ]
+    counts = stage.manifest.counts
+    names = sorted(counts, key=lambda name: (name not in _MAIN_COUNTS, list(counts).index(name)))
+    figures = [f"{format_count(counts[name])} {name.replace('_', ' ')}" for name in names]
     seconds = format_seconds(stage.manifest.wall_seconds)
     title = f"{stage.name} ({stage.verb}): {', '.join([*figures, seconds])}"
-    footer = seconds if stage.verb == stage.name else f"{stage.verb}, {seconds}"
+    verb = [] if stage.verb == stage.name else [stage.verb]
     return Box(
-        name=_short(stage.name, _NAME_CHARS),
+        name=_short(stage.name),
         title=title,
-        figure=_short(figures[0] if figures else "", _FIGURE_CHARS),
-        footer=_short(footer, _FIGURE_CHARS),
+        lines=[_short(line) for line in [*verb, *figures[:1], seconds]],
         x=x,
         y=centre - BOX_HEIGHT / 2,
     )
 
 
-def _short(text: str, chars: int) -> str:
-    return text if len(text) <= chars else text[: chars - 1] + "\u2026"
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_CHARS else text[: _MOST_CHARS - 1] + "\u2026"
 
 
 def _describe(graph: Graph) -> str:

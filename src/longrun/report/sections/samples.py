@@ -13,6 +13,7 @@ from itertools import chain, zip_longest
 from typing import TypeVar
 
 from longrun.formats.predictions import Grade, read_grades, read_summary
+from longrun.formats.spans import SpanKind
 from longrun.report.sections.evaluation import label_models
 from longrun.report.stages import Graph
 
@@ -92,8 +93,11 @@ def view_samples(graph: Graph, total_bytes: int = TOTAL_BYTES) -> SamplesView | 
         for budget in [total_bytes // max(1, len(sources))]
         for model, benchmark, folder in sources
     ]
-    shown = [piece.kind for group in groups for one in group.samples for piece in one.pieces]
-    return SamplesView(groups, list(dict.fromkeys(shown))) if groups else None
+    shown = {
+        piece.kind.upper() for group in groups for one in group.samples for piece in one.pieces
+    }
+    kinds = [kind.name for kind in SpanKind if kind.name in shown]
+    return SamplesView(groups, kinds) if groups else None
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -5,15 +5,20 @@ step that was repeated after an interruption counts once, as its last line says.
 to what a plot can show: never by leaving peaks out.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
 
 import msgspec
 
 from longrun.errors import InputError
+from longrun.formats.documents import DocumentSet
+from longrun.formats.plans import TRAIN, PackPlan, PacksInfo, epoch_name
+from longrun.plan.model_costs import ModelShape, effective_length, model_flops
 from longrun.report.stages import FinishedStage, Graph
 
 _MOST_POINTS = 400
@@ -50,6 +55,8 @@ class Round:
     """Median over the steps."""
     train_seconds: float
     """Time in steps, without start-up, saving and validation."""
+    token_flops: float | None
+    """Model operations per token; None where the documents are not at hand any more."""
     loss: Curve
     smooth_loss: Curve
     validation: Curve
@@ -85,23 +92,24 @@ def view_training(graph: Graph) -> TrainingView | None:
     Raises:
         InputError: a metrics file is missing, empty or damaged.
     """
-    rounds = [_round(stage) for stage in graph.of_verb("train")]
+    rounds = [_round(stage, _token_flops(graph, stage)) for stage in graph.of_verb("train")]
     return TrainingView(rounds) if rounds else None
 
 
-def smooth(values: Sequence[float], half_life: float) -> list[float]:
-    """Return the exponential moving average of ``values`` without the bias of its start.
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Return the mean of every value and up to ``reach`` neighbours on either side.
 
-    >>> smooth([4.0, 4.0, 0.0], half_life=1)
-    [4.0, 4.0, 1.7142857142857142]
+    Centred, so that it does not lag; at both ends the window shrinks on both sides.
+
+    >>> smooth([6.0, 0.0, 3.0, 3.0], reach=1)
+    [6.0, 3.0, 2.0, 3.0]
     """
-    keep = 0.5 ** (1 / half_life)
-    total, weight, averages = 0.0, 0.0, []
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        averages.append(total / weight)
-    return averages
+    sums = [0.0, *accumulate(values)]
+    means = []
+    for index in range(len(values)):
+        near = min(reach, index, len(values) - 1 - index)
+        means.append((sums[index + near + 1] - sums[index - near]) / (2 * near + 1))
+    return means
 
 
 def thin(steps: Sequence[int], values: Sequence[float], most: int = _MOST_POINTS) -> Curve:
@@ -121,11 +129,11 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = _MOST_POINTS
     return Curve([steps[index] for index in kept], [values[index] for index in kept])
 
 
-def _round(stage: FinishedStage) -> Round:
+def _round(stage: FinishedStage, token_flops: float | None) -> Round:
     lines, validations = _read(stage.folder / "metrics.jsonl")
     losses = [line.loss for line in lines if line.loss is not None]
     steps = [line.step for line in lines]
-    half_life = max(1.0, _SMOOTHING_SHARE * len(lines))
+    reach = max(1, round(_SMOOTHING_SHARE * len(lines)))
     best = min(validations, key=lambda line: line.validation_loss or math.inf, default=None)
     last = validations[-1] if validations else None
     tokens = sum(line.tokens for line in lines)
@@ -143,37 +151,69 @@ def _round(stage: FinishedStage) -> Round:
         validation_by_mode=_known(last.validation_loss_by_mode) if last else {},
         tokens_per_second=median(line.tokens_per_second for line in lines),
         train_seconds=sum(line.seconds for line in lines),
+        token_flops=token_flops,
         loss=thin(steps, losses),
-        smooth_loss=thin(steps, smooth(losses, half_life)),
+        smooth_loss=thin(steps, smooth(losses, reach)),
         validation=_validation(validations),
         lr=thin(steps, [line.lr for line in lines]),
         grad_norm=thin(steps, [line.grad_norm for line in lines]),
-        speed=thin(steps, smooth([line.tokens_per_second for line in lines], half_life)),
+        speed=thin(steps, smooth([line.tokens_per_second for line in lines], reach)),
     )
+
+
+def _token_flops(graph: Graph, stage: FinishedStage) -> float | None:
+    packs = [maker for maker in graph.makers(stage) if maker.verb == "pack"]
+    config = stage.folder / "final" / "config.json"
+    if not packs or not config.exists():
+        return None
+    folder = packs[0].folder
+    documents = folder / PacksInfo.load(folder).documents / TRAIN
+    if not any(documents.glob("*.idx")):
+        return None
+    packed = PackPlan.load(folder, epoch_name(0)).documents
+    lengths = DocumentSet.open(documents).lengths[packed]
+    return model_flops(read_shape(config), effective_length(lengths.tolist()))
+
+
+def read_shape(path: Path) -> ModelShape:
+    """Read the sizes of the model whose ``config.json`` is at ``path``.
+
+    Raises:
+        InputError: it is damaged or of a family that Longrun does not train.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
+    return ModelShape.from_hf(config, str(path))
 
 
 def _read(path: Path) -> tuple[list[_Line], list[_Line]]:
     """Return the step lines and the validation lines, each in order of steps."""
-    decoder = msgspec.json.Decoder(_Line)
     steps: dict[int, _Line] = {}
     validations: dict[int, _Line] = {}
     try:
-        with open(path, "rb") as file:
-            for number, text in enumerate(file, 1):
-                line = decoder.decode(text)
-                if line.validation_loss is not None:
-                    validations[line.step] = line
-                if line.loss is not None:
-                    steps[line.step] = line
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; run its stage again") from None
-    except msgspec.DecodeError as error:
-        raise InputError.at(path, number, f"is damaged ({error})") from None
+    for number, text in enumerate(lines, 1):
+        line = _decode(text, path, number)
+        if line.validation_loss is not None:
+            validations[line.step] = line
+        if line.loss is not None:
+            steps[line.step] = line
     if not steps:
         raise InputError.at(path, None, "holds no step; run its stage again")
     return [steps[step] for step in sorted(steps)], [
         validations[step] for step in sorted(validations)
     ]
+
+
+def _decode(text: bytes, path: Path, number: int) -> _Line:
+    try:
+        return msgspec.json.decode(text, type=_Line)
+    except msgspec.DecodeError as error:
+        raise InputError.at(path, number, f"is damaged ({error}); run its stage again") from None
 
 
 def _supervised_share(lines: Sequence[_Line], tokens: int) -> float | None:

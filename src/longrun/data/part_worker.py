@@ -1,0 +1,122 @@
+"""Turn one part of the raw data into one shard per split; what every worker of prepare does.
+
+A part is complete when its tally exists, which is written after both shards. Work on a part
+depends on the part and the recipe alone, so interrupted work done again gives the same bytes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from longrun.data.compose import Composer, Draft, Dropped
+from longrun.data.encode import Encoder
+from longrun.data.shards import ShardWriter
+from longrun.data.sources import Part, Report, fault, read_part
+from longrun.data.tally import Tally
+from longrun.errors import InputError
+from longrun.formats.plans import TRAIN, VALIDATION
+
+PARTS = "parts"
+_BATCH_CHARS = 4 << 20
+"""Characters that are tokenized at a time; bounds the memory of a worker."""
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """Everything that a worker needs; pickled once to each."""
+
+    folder: Path
+    composer: Composer
+    encoder: Encoder
+
+    def start(self) -> Callable[[Part, Report], None]:
+        """Return the function that prepares one part."""
+        return PartWorker(self.folder, self.composer, self.encoder).prepare
+
+
+@dataclass
+class PartWorker:
+    """Prepares parts one after the other, keeping its tokenizer warm."""
+
+    folder: Path
+    composer: Composer
+    encoder: Encoder
+
+    def prepare(self, part: Part, report: Report) -> None:
+        """Write the shards and the tally of ``part``.
+
+        Raises:
+            InputError: a record cannot be used; the message has its file and line.
+        """
+        tally = Tally()
+        with (
+            ShardWriter(self.folder / TRAIN, part.name) as training,
+            ShardWriter(self.folder / VALIDATION, part.name) as validation,
+        ):
+            for drafts in _batches(self.drafts(part, report, tally)):
+                self._write(part, drafts, tally, (training, validation))
+                self.encoder.renew()
+        tally.save(self.folder / PARTS / f"{part.name}.json")
+
+    def drafts(self, part: Part, report: Report, tally: Tally) -> Iterator[Draft]:
+        """Yield what the records of ``part`` become; ``tally`` counts the rest.
+
+        Raises:
+            InputError: as ``prepare``.
+        """
+        for line, record in enumerate(read_part(part, report)):
+            tally.lines += 1
+            if record is None:
+                continue
+            tally.ledger.take()
+            try:
+                draft = self.composer.compose(line, record, part.file.columns)
+            except InputError as error:
+                raise fault(part, line, str(error)) from None
+            if isinstance(draft, Dropped):
+                tally.drop(draft.reason, part, line)
+            else:
+                yield draft
+
+    def _write(
+        self,
+        part: Part,
+        drafts: list[Draft],
+        tally: Tally,
+        writers: tuple[ShardWriter, ShardWriter],
+    ) -> None:
+        batch = self.encoder.encode(drafts)
+        filters = self.composer.filters
+        kept = np.ones(len(drafts), np.bool_)
+        lengths = np.diff(batch.first_tokens)
+        for at, (draft, count) in enumerate(zip(drafts, batch.response_tokens(), strict=True)):
+            refused_by = filters.refuse_by_tokens(draft.mode, int(count), draft.refused_by)
+            if refused_by is not None:
+                kept[at] = False
+                reason = filters.reason(refused_by)
+                tally.drop(reason, part, draft.line, tokens=int(lengths[at]))
+        tally.keep(batch, drafts, kept)
+        modes = list(self.composer.conversation.prompts)
+        held_out = np.array([draft.held_out for draft in drafts])
+        for writer, chosen in zip(writers, (kept & ~held_out, kept & held_out), strict=True):
+            rows = (drafts[at] for at in np.flatnonzero(chosen))
+            lineage = [
+                (part.file.number, row.line, row.problem, modes.index(row.mode)) for row in rows
+            ]
+            writer.write(batch, chosen, lineage)
+
+
+def _batches(drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
+    """Collect drafts until their text fills a batch."""
+    batch: list[Draft] = []
+    chars = 0
+    for draft in drafts:
+        batch.append(draft)
+        chars += len(draft.prompt) + sum(len(piece) for run in draft.runs for _, piece in run)
+        if chars >= _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch

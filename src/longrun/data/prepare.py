@@ -1,0 +1,188 @@
+"""The stage ``prepare``: raw records to tokenized documents with typed spans.
+
+    files -> parts (byte ranges) -> workers -> one shard per part and split -> figures, tokenizer
+
+The output depends on the data and the recipe alone: not on the number of workers, on their order,
+or on interruptions. Nothing is packed here, and no weight of the loss is decided.
+"""
+
+import json
+import logging
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from shutil import rmtree
+
+import msgspec
+
+from longrun.config.stages import PrepareConfig
+from longrun.data.compose import Composer, Draft
+from longrun.data.encode import Encoder, choose_engine
+from longrun.data.part_worker import PARTS, PartWorker, PrepareJob
+from longrun.data.prompts import load_prompts, load_template
+from longrun.data.sources import Part, cut_parts, list_files
+from longrun.data.tally import LENGTH_EDGES, Tally
+from longrun.data.workers import run_tasks
+from longrun.errors import InputError
+from longrun.formats.atomic import atomic_folder, write_text
+from longrun.formats.conversation import CONVERSATION_NAME, CodeStyle, Conversation
+from longrun.formats.documents import SOURCES_NAME, Sources
+from longrun.formats.manifest import Manifest
+from longrun.formats.plans import TRAIN, VALIDATION
+from longrun.formats.progress import show_progress
+from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
+from longrun.formats.tokens import (
+    ExactTokenizer,
+    find_stop,
+    read_tokenizer_config,
+    save_tokenizer,
+    special_tokens,
+)
+
+TOKENIZER = "tokenizer"
+STATS_NAME = "stats.json"
+_SAMPLED_PARTS = 16
+_SAMPLED_DOCUMENTS = 64
+_SAMPLED_CHARS = 300_000
+"""Text of the start-up comparison of tokenizers; the slow one takes about a second per MB."""
+log = logging.getLogger(__name__)
+
+
+def run(config: PrepareConfig) -> Manifest:
+    """Prepare the documents of ``config``.
+
+    Raises:
+        InputError: a file or record cannot be used, or no record was kept. Output of a run that
+            failed on its records is taken away: mended records are other input.
+        StaleError: the output folder holds output of other settings or inputs.
+    """
+    parts = cut_parts(list_files(config.data), config.part_bytes)
+    conversation = load_conversation(config)
+    tokenizer = ExactTokenizer(config.tokenizer, conversation.stop)
+    with open_stage("prepare", config) as stage:
+        if stage.finished is not None:
+            return stage.finished
+        composer = Composer(config, conversation, tokenizer)
+        try:
+            _prepare_parts(stage.folder, parts, composer, config.num_workers)
+            return _finish(stage, parts, composer)
+        except InputError:
+            _take_away(stage.folder)
+            raise
+
+
+def load_conversation(config: PrepareConfig) -> Conversation:
+    """Read prompts and chat template; the wording of notices is not learned yet.
+
+    Raises:
+        InputError: one of them is absent or does not fit the tokenizer.
+    """
+    named = special_tokens(read_tokenizer_config(config.tokenizer))
+    template = load_template(config.chat_template, config.tokenizer)
+    stop = find_stop(config.tokenizer, template, named)
+    return Conversation(
+        prompts=load_prompts(config.prompts),
+        chat_template=template,
+        code=CodeStyle.named(config.code_style),
+        stop=stop,
+        special_tokens=named | {"eos_token": stop},
+    )
+
+
+def _prepare_parts(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
+    for name in (PARTS, TRAIN, VALIDATION):
+        (folder / name).mkdir(exist_ok=True)
+    missing = [part for part in parts if not _tally_path(folder, part).exists()]
+    if not missing:
+        return
+    tokenizer = composer.tokenizer
+    fast = choose_engine(tokenizer, _sample(folder, parts, composer))
+    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths())
+    total = sum(part.num_bytes for part in parts)
+    done = total - sum(part.num_bytes for part in missing)
+    with show_progress("prepare", total, "bytes", done) as progress:
+        run_tasks(PrepareJob(folder, composer, encoder), missing, num_workers, progress.advance)
+
+
+def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
+    """Return some documents from all over the data."""
+    sample: list[Draft] = []
+    chars = 0
+    reader = PartWorker(folder, composer, Encoder(composer.tokenizer, False, None))
+    chosen = parts[:: -(-len(parts) // _SAMPLED_PARTS)]
+    for part in chosen:
+        drafts = reader.drafts(part, lambda _: None, Tally())
+        try:
+            found = list(islice(drafts, _SAMPLED_DOCUMENTS // len(chosen)))
+        except InputError:
+            continue  # named by the worker that comes to this line
+        for draft in found:
+            chars += sum(len(piece) for run in draft.runs for _, piece in run)
+            if chars <= _SAMPLED_CHARS:
+                sample.append(draft)
+    return sample
+
+
+def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
+    """Add up what the parts counted and write what belongs to all of them."""
+    folder = stage.folder
+    total = Tally()
+    first_lines: dict[str, int] = {}
+    lines: dict[int, int] = {}
+    for part in parts:
+        first_lines[part.name] = lines.get(part.file.number, 0)
+        tally = Tally.load(_tally_path(folder, part))
+        lines[part.file.number] = first_lines[part.name] + tally.lines
+        total.add(tally)
+    _refuse_nothing(total)
+    conversation = replace(
+        composer.conversation, code=total.learn_wording(composer.conversation.code)
+    )
+    conversation.save(folder)
+    if not (folder / TOKENIZER).exists():
+        with atomic_folder(folder / TOKENIZER) as aside:
+            save_tokenizer(composer.tokenizer.folder, aside, conversation)
+    paths = {part.file.number: str(part.file.path) for part in parts}
+    sources = Sources(list(paths.values()), list(conversation.prompts), first_lines)
+    write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
+    write_text(folder / STATS_NAME, json.dumps(_stats(total), indent=2))
+    counts = {
+        "documents": total.documents.get(TRAIN, 0),
+        "tokens": total.tokens.get(TRAIN, 0),
+        "validation_documents": total.documents.get(VALIDATION, 0),
+        "validation_tokens": total.tokens.get(VALIDATION, 0),
+    }
+    return stage.finish(counts=counts, ledger=total.ledger)
+
+
+def _stats(total: Tally) -> dict[str, object]:
+    """Return ``stats.json``: what a page about the data shows."""
+    stats: dict[str, object] = msgspec.to_builtins(total)
+    stats["lengths"] = {
+        mode: {"edges": LENGTH_EDGES, "counts": counts}
+        for mode, counts in sorted(total.lengths.items())
+    }
+    return stats
+
+
+def _refuse_nothing(total: Tally) -> None:
+    if total.documents.get(TRAIN, 0):
+        return
+    dropped = ", ".join(f"{count} {reason}" for reason, count in total.ledger.dropped.items())
+    held_out = total.documents.get(VALIDATION, 0)
+    raise InputError(
+        f"prepare: no record of {total.ledger.records_in} is left for training"
+        f" ({dropped or 'none dropped'}; {held_out} held out); loosen filters or validation_share"
+    )
+
+
+def _take_away(folder: Path) -> None:
+    """Remove the output of a run whose records were refused, so that it can start afresh."""
+    for name in (PARTS, TRAIN, VALIDATION, TOKENIZER):
+        rmtree(folder / name, ignore_errors=True)
+    for name in (SOURCES_NAME, CONVERSATION_NAME, STATS_NAME, CONFIG_NAME, STARTED_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _tally_path(folder: Path, part: Part) -> Path:
+    return folder / PARTS / f"{part.name}.json"

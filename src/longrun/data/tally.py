@@ -1,0 +1,145 @@
+"""The figures of prepared documents: counted per part, kept beside its shard, added at the end.
+
+A tally depends on its part alone, so sums do not depend on workers, order or interruptions.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from longrun.data.compose import Draft
+from longrun.data.encode import EncodedBatch
+from longrun.data.sources import Part, where
+from longrun.errors import InputError
+from longrun.formats.atomic import atomic_file
+from longrun.formats.code_style import BUDGET_PATTERN, CodeStyle
+from longrun.formats.ledger import Ledger
+from longrun.formats.plans import TRAIN, VALIDATION
+from longrun.formats.spans import SpanKind
+
+_BUDGET = re.compile(BUDGET_PATTERN)
+LENGTH_EDGES: tuple[int, ...] = (0, *(round(2 ** (step / 2)) for step in range(8, 43)))
+"""Bins of document lengths in tokens: two to an octave from 16 to 2 million."""
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What one part, or a whole stage, consists of."""
+
+    lines: int = 0
+    """Lines (rows) of the source, blank ones included."""
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+    documents: dict[str, int] = {}
+    """Per split."""
+    tokens: dict[str, int] = {}
+    """Per split."""
+    lengths: dict[str, list[int]] = {}
+    """Mode -> documents in each bin of ``LENGTH_EDGES``."""
+    tokens_by_span: dict[str, int] = {}
+    """Span kind, in lower case -> tokens."""
+    remaining_notices: dict[str, int] = {}
+    """Wording of the notice of remaining executions in training records -> how often."""
+    exhausted_notices: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    """Reason of the ledger -> ``file:line`` of the first record dropped for it."""
+
+    def drop(self, reason: str, part: Part, line: int, *, tokens: int = 0) -> None:
+        """Count the record at ``line`` (from 0) of ``part``, dropped for ``reason``."""
+        self.ledger.drop(reason, tokens=tokens)
+        if reason not in self.examples:
+            self.examples[reason] = where(part, line)
+
+    def keep(
+        self, batch: EncodedBatch, drafts: Sequence[Draft], kept: npt.NDArray[np.bool_]
+    ) -> None:
+        """Count the documents ``kept`` [D] of ``batch``, which was made from ``drafts``."""
+        lengths = np.diff(batch.first_tokens)
+        bins = np.searchsorted(LENGTH_EDGES, lengths, side="right") - 1
+        for position in np.flatnonzero(kept).tolist():
+            draft, tokens = drafts[position], int(lengths[position])
+            split = VALIDATION if draft.held_out else TRAIN
+            self.ledger.keep(tokens=tokens)
+            _add(self.documents, {split: 1})
+            _add(self.tokens, {split: tokens})
+            counts = self.lengths.setdefault(draft.mode, [0] * (len(LENGTH_EDGES) - 1))
+            counts[min(int(bins[position]), len(counts) - 1)] += 1
+            if not draft.held_out:
+                self._count_notices(draft)
+        in_spans = np.repeat(kept, np.diff(batch.first_spans))
+        totals = np.bincount(
+            batch.span_kinds[in_spans], batch.span_lengths[in_spans], len(SpanKind)
+        )
+        names = [kind.name.lower() for kind in SpanKind]
+        _add(self.tokens_by_span, dict(zip(names, map(int, totals), strict=True)))
+
+    def add(self, other: "Tally") -> None:
+        """Add the figures of ``other``, in place."""
+        self.lines += other.lines
+        self.ledger.add(other.ledger)
+        for name in (
+            "documents",
+            "tokens",
+            "tokens_by_span",
+            "remaining_notices",
+            "exhausted_notices",
+        ):
+            _add(getattr(self, name), getattr(other, name))
+        for mode, counts in other.lengths.items():
+            mine = self.lengths.get(mode, [0] * len(counts))
+            self.lengths[mode] = [one + two for one, two in zip(mine, counts, strict=True)]
+        self.examples = other.examples | self.examples
+
+    def save(self, path: Path) -> None:
+        """Write the tally as JSON, whole or not at all."""
+        with atomic_file(path) as file:
+            file.write(msgspec.json.encode(self, order="sorted"))
+
+    @classmethod
+    def load(cls, path: Path) -> "Tally":
+        """Read a tally.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except msgspec.DecodeError as error:
+            raise InputError.at(path, None, f"is damaged ({error}); delete this file") from None
+
+    def learn_wording(self, code: CodeStyle) -> CodeStyle:
+        """Return ``code`` with the most frequent wording of each notice, where there was one."""
+        return replace(
+            code,
+            remaining_notice=_most_frequent(self.remaining_notices) or code.remaining_notice,
+            exhausted_notice=_most_frequent(self.exhausted_notices) or code.exhausted_notice,
+        )
+
+    def _count_notices(self, draft: Draft) -> None:
+        for run in draft.runs:
+            for kind, text in run:
+                if kind != SpanKind.NOTICE:
+                    continue
+                wording = text.partition("\n")[2].rpartition("\n```")[0]
+                number = _BUDGET.search(wording)
+                if number is None:
+                    _add(self.exhausted_notices, {wording: 1})
+                else:
+                    begin, end = number.span(1)
+                    _add(
+                        self.remaining_notices,
+                        {f"{wording[:begin]}{{remaining}}{wording[end:]}": 1},
+                    )
+
+
+def _add(sums: dict[str, int], amounts: Mapping[str, int]) -> None:
+    for name, amount in amounts.items():
+        sums[name] = sums.get(name, 0) + amount
+
+
+def _most_frequent(counts: Mapping[str, int]) -> str | None:
+    """Return the key counted most often, of equals the first in the alphabet; None: no key."""
+    return min(counts, key=lambda text: (-counts[text], text), default=None)

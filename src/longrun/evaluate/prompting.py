@@ -1,0 +1,142 @@
+"""From a benchmark problem to the tokens that the model reads: exactly what training saw.
+
+The conversation decides the text, the model's own tokenizer the tokens. Before anything is
+generated both are compared with the chat template that the model folder carries. It never loads
+weights.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from longrun.errors import ConfigError, InputError
+from longrun.formats.conversation import CONVERSATION_NAME, Conversation
+from longrun.formats.predictions import Problem
+from longrun.formats.tokens import TOKENIZER_FILE, ExactTokenizer
+
+log = logging.getLogger(__name__)
+
+
+def find_conversation(model: Path, named: Path | None) -> Conversation:
+    """Return the conversation of a model: the one ``named``, else the one it carries.
+
+    Raises:
+        ConfigError: there is neither.
+        InputError: it is damaged, or absent where it was named.
+    """
+    if named is not None:
+        return Conversation.load(named)
+    if not (model / CONVERSATION_NAME).is_file():
+        raise ConfigError(
+            f"generate.conversation is not set and {model} has no {CONVERSATION_NAME};"
+            " set conversation to the output folder of prepare"
+        )
+    return Conversation.load(model)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check that ``folder`` looks like a Hugging Face model with a tokenizer.
+
+    Raises:
+        InputError: it is missing, or one of its files is.
+    """
+    if not folder.is_dir():
+        raise InputError.at(folder, None, "is no folder; name a Hugging Face model folder")
+    for name in ("config.json", TOKENIZER_FILE):
+        if not (folder / name).is_file():
+            raise InputError.at(
+                folder, None, f"has no {name}; name a Hugging Face folder with model and tokenizer"
+            )
+
+
+class Prompter:
+    """Writes prompts for one model and reads what it writes."""
+
+    def __init__(self, model: Path, conversation: Conversation, max_code_executions: int) -> None:
+        self.conversation = conversation
+        self._model = model
+        self._max_code_executions = max_code_executions
+        self._tokenizer = ExactTokenizer(model, conversation.stop)
+        self._decoder = Tokenizer.from_file(str(model / TOKENIZER_FILE))
+        self.stop_id = self._tokenizer.stop_id
+
+    def budget(self, problem: Problem) -> int:
+        """Return how many code calls a solution may make."""
+        if problem.mode != "tir":
+            return 0
+        own = problem.total_code_executions
+        return self._max_code_executions if own is None else own
+
+    def encode_prompt(self, problem: Problem, path: Path) -> list[int]:
+        """Return the tokens of the whole prompt; ``path`` is the benchmark's, for messages.
+
+        Raises:
+            InputError: the mode has no prompt or the row lacks a column that the prompt names.
+        """
+        try:
+            return self._tokenizer.encode_prompt(
+                self.conversation, problem.mode, self._record(problem)
+            )
+        except InputError as error:
+            raise InputError.at(path, problem.line, str(error)) from None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of one piece of a solution; control tokens in it stay text."""
+        return self._tokenizer.encode_text(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ``tokens``, control tokens included."""
+        return str(self._decoder.decode(tokens, skip_special_tokens=False))
+
+    def check_chat_template(self, problem: Problem) -> None:
+        """Compare text and tokens of one prompt with the tokenizer's own chat template.
+
+        A model that carries its conversation was made to agree. Another model's template may
+        differ from the ``conversation`` it is evaluated with: that is logged.
+
+        Raises:
+            InputError: the model carries its conversation and yet its template differs.
+        """
+        # The class that takes tokenizer.json as it is; AutoTokenizer may exchange its splitting
+        # rules for those it knows for the kind of model.
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self._model, local_files_only=True)
+        if tokenizer.chat_template is None:
+            return
+        record = self._record(problem)
+        system, user = self.conversation.prompts[problem.mode].fill(record)
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": user})
+        theirs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        ours = self._tokenizer.encode_prompt(self.conversation, problem.mode, record)
+        if theirs == ours:
+            return
+        difference = (
+            f"{self._model}: its chat template gives another prompt than the conversation"
+            f" (mode {problem.mode}): {_first_difference(self.decode(theirs), self.decode(ours))}"
+        )
+        if (self._model / CONVERSATION_NAME).is_file():
+            raise InputError(f"{difference}; export the model again")
+        log.warning("%s; the conversation's prompt is used", difference)
+
+    def _record(self, problem: Problem) -> dict[str, Any]:
+        return {**problem.record, "total_code_executions": self.budget(problem)}
+
+
+def _first_difference(theirs: str, ours: str) -> str:
+    """Show where two texts part, a few characters of each.
+
+    >>> _first_difference("system: be brief", "system: think")
+    "'be brief' instead of 'think'"
+    """
+    same = 0
+    while same < min(len(theirs), len(ours)) and theirs[same] == ours[same]:
+        same += 1
+    if theirs == ours:
+        return "the same text in other tokens"
+    return f"{theirs[same : same + 40]!r} instead of {ours[same : same + 40]!r}"

@@ -1,0 +1,56 @@
+"""The table of accuracies."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longrun.errors import InputError
+from longrun.report.sections.evaluation import EvaluationView, view_evaluation
+from longrun.report.stages import read_stages
+
+
+def view(folders: list[Path]) -> EvaluationView:
+    found = view_evaluation(read_stages(folders))
+    assert found is not None
+    return found
+
+
+def test_models_are_rows_and_benchmarks_are_columns(miniature: list[Path]) -> None:
+    found = view(miniature)
+    assert [row.model for row in found.models] == ["base", "round-1", "round-2"]
+    assert [column.name for column in found.benchmarks] == ["cot", "tir", "genselect"]
+    assert found.benchmarks[0].problems == (10, 10)
+    assert [column.chance for column in found.benchmarks] == [None, None, (0.42, 0.42)]
+
+
+def test_the_best_of_a_column_is_marked_and_ties_are_shared(miniature: list[Path]) -> None:
+    found = view(miniature)
+    for column in range(3):
+        cells = [row.cells[column] for row in found.models]
+        scores = [cell.figures.pass_at_1 for cell in cells if cell]
+        marked = [cell.figures.pass_at_1 for cell in cells if cell and cell.best]
+        assert marked == [score for score in scores if score == max(scores)]
+
+
+def test_nobody_is_best_when_all_fail(writer: Callable[..., Any]) -> None:
+    run = writer()
+    predictions = run.stage("predictions", "generate", {}, {})
+    found = view([run.evaluate(predictions, {"base": 0.0}, "scores")])
+    assert not any(cell and cell.best for cell in found.models[0].cells)
+
+
+def test_equal_labels_of_two_evaluations_are_told_apart(writer: Callable[..., Any]) -> None:
+    run = writer()
+    predictions = run.stage("predictions", "generate", {}, {})
+    first = run.evaluate(predictions, {"base": 0.1, "model": 0.5}, "scores-1")
+    second = run.evaluate(predictions, {"model": 0.9}, "scores-2")
+    models = [row.model for row in view([first, second]).models]
+    assert models == ["base", "model (scores-1)", "model (scores-2)"]
+
+
+def test_a_missing_summary_is_named(miniature: list[Path]) -> None:
+    (miniature[-1] / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"scores/summary\.json"):
+        view(miniature)
