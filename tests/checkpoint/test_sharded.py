@@ -108,7 +108,8 @@ from longrun.parallel.mesh import Mesh
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 alone = Mesh(0, 1, torch.device("cpu"), "none")
 try:
-    save_checkpoint(Path(sys.argv[1]), LoopState(1, 0, 0), {"model.a": torch.zeros(300, 300)}, alone)
+    tensors = {"model.a": torch.zeros(300, 300)}
+    save_checkpoint(Path(sys.argv[1]), LoopState(1, 0, 0), tensors, alone)
 except ResourceError as error:
     print(error)
 """

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from longrun.config.base import nearest
 from longrun.config.stages import STAGES, PackConfig, PrepareConfig, TrainConfig
@@ -74,13 +75,17 @@ def test_every_setting_of_every_stage_is_described(verb):
     assert missing == []
 
 
-def test_a_saved_config_is_a_valid_input(tmp_path: Path):
-    import yaml
-
-    config = TrainConfig.parse({"output_dir": "o", "packs": "p", "model": "m"}, "train")
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig.parse({"output_dir": "o", "packs": "p", "model": "m"}, "train"),
+        prepare(filters=[{"pass_rate": {"max": 0.3}}, {"problem_type": ["converted_proof"]}]),
+    ],
+    ids=["train", "prepare"],
+)
+def test_a_saved_config_is_a_valid_input(config, tmp_path: Path):
     config.save(tmp_path / "config.yaml")
-    again = TrainConfig.parse(yaml.safe_load((tmp_path / "config.yaml").read_text()), "train")
-    assert again == config
+    assert type(config).parse(yaml.safe_load((tmp_path / "config.yaml").read_text()), "x") == config
 
 
 def test_nearest_lists_the_known_names_when_none_is_close():

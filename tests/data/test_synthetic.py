@@ -118,6 +118,7 @@ def test_notices_count_down_from_a_budget_drawn_uniformly(most: int) -> None:
 
 
 def test_a_selection_marks_exactly_the_right_candidate() -> None:
+    names = {0: "right", 1: "high", -1: "low"}
     for record in _records("genselect"):
         answer = str(record["expected_answer"])
         shown = re.findall(r"^(\d): Answer: \\boxed\{(\d+)\}$", str(record["problem"]), re.M)
@@ -126,7 +127,7 @@ def test_a_selection_marks_exactly_the_right_candidate() -> None:
         *_, judgment = solution = str(record["generated_solution"]).splitlines()
         verdicts = re.findall(r"^(\d): (\d+) against (\d+): (\w+)$", "\n".join(solution), re.M)
         assert verdicts == [
-            (index, candidate, answer, "right" if candidate == answer else "wrong")
+            (index, candidate, answer, names[(candidate > answer) - (candidate < answer)])
             for index, candidate in shown
         ]
         right = next(index for index, candidate in shown if candidate == answer)
@@ -187,12 +188,18 @@ def test_a_benchmark_larger_than_the_held_out_problems_is_refused() -> None:
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     for folder, seed in (("first", 1), ("again", 1), ("other", 2)):
         counts = write_records(
-            tmp_path / folder, num_records=40, num_benchmark_problems=20, seed=seed
+            tmp_path / folder,
+            num_records={"cot": 40, "tir": 30, "genselect": 50},
+            num_benchmark_problems=20,
+            seed=seed,
         )
         assert counts == {
-            name: rows
-            for mode in MODES
-            for name, rows in ((f"{mode}.jsonl", 40), (f"benchmark_{mode}.jsonl", 20))
+            "cot.jsonl": 40,
+            "tir.jsonl": 30,
+            "genselect.jsonl": 50,
+            "benchmark_cot.jsonl": 20,
+            "benchmark_tir.jsonl": 20,
+            "benchmark_genselect.jsonl": 20,
         }
     for name in counts:
         first, again, other = (

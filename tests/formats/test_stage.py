@@ -89,6 +89,12 @@ def test_a_changed_setting_is_refused_while_interrupted_too(folder):
         copy(config(folder, times=3))
 
 
+def test_a_stage_that_stopped_before_it_made_anything_is_not_in_the_way(folder):
+    with pytest.raises(KeyboardInterrupt):
+        copy(config(folder), fail_after=0)
+    assert copy(config(folder, times=3))[1] == 3
+
+
 def test_a_changed_input_is_named(folder):
     copy(config(folder))
     (folder / "in.txt").write_text("other")

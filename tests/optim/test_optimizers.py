@@ -64,6 +64,20 @@ def test_allocating_the_state_moves_no_parameter(name):
     assert not any(value.any() for value in moments.values())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_allocated_optimizer_steps_as_a_fresh_one(name):
+    results = []
+    for allocated in (False, True):
+        named = parameters()
+        optimizers = Optimizers(named, OptimizerSettings(name=name))
+        if allocated:
+            optimizers.allocate()
+        train(named, optimizers, range(1, 4))
+        results.append([parameter.detach() for _, parameter in named])
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     named = parameters()
     optimizers = Optimizers(named, OptimizerSettings(name="muon"))

@@ -68,6 +68,8 @@ def write_tokenizer(folder: Path) -> None:
 def write_split(folder: Path, rng: np.random.Generator, count: int) -> list[int]:
     """Write ``count`` documents: prompt, thinking, for odd ones tool output, answer and stop."""
     folder.mkdir(parents=True)
+    if not count:
+        return []
     lengths, kinds, firsts, tokens = [], [], [0], []
     for index in range(count):
         spans = [(SpanKind.PROMPT, 5), (SpanKind.THINKING, int(rng.integers(3, 20)))]
@@ -101,7 +103,8 @@ def pack(lengths: list[int], order: np.ndarray) -> PackPlan:
             room = PACK_SIZE
         documents.append(index)
         room -= lengths[index]
-    return PackPlan(np.array(documents, np.int64), np.array([*starts, len(documents)], np.int64))
+    bounds = [*starts, len(documents)] if documents else [0]
+    return PackPlan(np.array(documents, np.int64), np.array(bounds, np.int64))
 
 
 def make_world(
@@ -111,8 +114,7 @@ def make_world(
     documents, packs = root / "documents", root / "packs"
     write_tokenizer(documents / "tokenizer")
     lengths = write_split(documents / "train", rng, num_documents)
-    held_out = write_split(documents / "validation", rng, num_held_out) if num_held_out else []
-    (documents / "validation").mkdir(exist_ok=True)
+    held_out = write_split(documents / "validation", rng, num_held_out)
     sources = {"paths": ["raw.jsonl"], "modes": MODES, "first_lines": {"00000": LINE_OFFSET}}
     (documents / "sources.json").write_text(json.dumps(sources))
     prompts = {mode: Prompt(system="", user="{problem}") for mode in MODES}

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longrun.train.batches import Batches, PackId, deal, epoch_order, pack_cost
@@ -68,10 +68,11 @@ def test_dealing_loses_and_doubles_nothing(costs, num_ranks):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_no_rank_works_longer_than_four_thirds_of_the_best_deal(costs):
+@example([1, 1, 2])
+def test_two_ranks_work_at_most_a_sixth_longer_than_in_the_best_deal(costs):
     worst = max(sum(costs[item] for item in hand) for hand in deal(costs, 2))
     best = min(
         max(sum(c for c, r in zip(costs, ranks, strict=True) if r == side) for side in (0, 1))
         for ranks in (tuple((bits >> i) & 1 for i in range(len(costs))) for bits in range(64))
     )
-    assert worst <= 4 / 3 * best
+    assert worst <= 7 / 6 * best

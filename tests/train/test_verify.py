@@ -7,6 +7,7 @@ from longrun.nn import kernels
 from longrun.nn.attention import Boundaries
 from longrun.nn.decoder import Decoder
 from longrun.nn.loss import linear_cross_entropy
+from longrun.nn.rope import rotation
 from longrun.parallel.mesh import Mesh
 from longrun.train.build import build_training
 from longrun.train.verify import verify
@@ -50,9 +51,8 @@ def test_attention_across_documents_is_found(trainings, dtype, monkeypatch):
 
 def test_positions_that_run_on_are_found_by_regrouping(trainings, monkeypatch):
     # Rotations depend on differences of positions only, so the shift must differ within a document.
-    def stretched(arch, positions, dtype, real=__import__("longrun.nn.rope").nn.rope.rotation):
-        longest = torch.arange(len(positions)) * (positions > 3)
-        return real(arch, longest, dtype)
+    def stretched(arch, positions, dtype):
+        return rotation(arch, torch.arange(len(positions)) * (positions > 3), dtype)
 
     monkeypatch.setattr("longrun.nn.decoder.rotation", stretched)
     with pytest.raises(VerificationError, match=r"regrouping: the (loss|gradient)"):

@@ -5,7 +5,7 @@ A filter is a mapping with one key, its name: ``- pass_rate: {max: 0.3}``.
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from longrun.config.base import Settings
 
@@ -48,6 +48,12 @@ class Filter(Settings):
         if not isinstance(values, dict) or len(values) != 1:
             raise ValueError("a filter is a mapping with exactly one name, as {pass_rate: ...}")
         return values
+
+    @model_serializer(mode="wrap")
+    def _only_the_one(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Dump the one field that is set: what is written is itself a filter."""
+        values: dict[str, Any] = dump(self)
+        return {self.name: values[self.name]}
 
     @property
     def name(self) -> str:

@@ -53,7 +53,9 @@ class TrainTokenizerConfig(StageConfig):
     """Train a byte-level BPE tokenizer and write it as a Hugging Face folder."""
 
     data: Paths = source()
-    """Record files (JSONL) whose text the merges are learned from."""
+    """Record files whose text the merges are learned from."""
+    prompts: list[Path] = source([])
+    """Prompt files whose words get tokens of their own too."""
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 1024
     """Tokens of the vocabulary, special tokens included."""
 

@@ -4,7 +4,8 @@ A part is complete when its tally exists, which is written after both shards. Wo
 depends on the part and the recipe alone, so interrupted work done again gives the same bytes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,33 +53,35 @@ class PartWorker:
         """
         tally = Tally()
         with (
+            closing(self.drafts(part, report, tally)) as found,
             ShardWriter(self.folder / TRAIN, part.name) as training,
             ShardWriter(self.folder / VALIDATION, part.name) as validation,
         ):
-            for drafts in _batches(self.drafts(part, report, tally)):
+            for drafts in _batches(found):
                 self._write(part, drafts, tally, (training, validation))
                 self.encoder.renew()
         tally.save(self.folder / PARTS / f"{part.name}.json")
 
-    def drafts(self, part: Part, report: Report, tally: Tally) -> Iterator[Draft]:
+    def drafts(self, part: Part, report: Report, tally: Tally) -> Generator[Draft, None, None]:
         """Yield what the records of ``part`` become; ``tally`` counts the rest.
 
         Raises:
             InputError: as ``prepare``.
         """
-        for line, record in enumerate(read_part(part, report)):
-            tally.lines += 1
-            if record is None:
-                continue
-            tally.ledger.take()
-            try:
-                draft = self.composer.compose(line, record, part.file.columns)
-            except InputError as error:
-                raise fault(part, line, str(error)) from None
-            if isinstance(draft, Dropped):
-                tally.drop(draft.reason, part, line)
-            else:
-                yield draft
+        with closing(read_part(part, report)) as records:
+            for line, record in enumerate(records):
+                tally.lines += 1
+                if record is None:
+                    continue
+                tally.ledger.take()
+                try:
+                    draft = self.composer.compose(line, record, part.file.columns)
+                except InputError as error:
+                    raise fault(part, line, str(error)) from None
+                if isinstance(draft, Dropped):
+                    tally.drop(draft.reason, part, line)
+                else:
+                    yield draft
 
     def _write(
         self,

@@ -8,6 +8,7 @@ or on interruptions. Nothing is packed here, and no weight of the loss is decide
 
 import json
 import logging
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -31,13 +32,13 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.progress import show_progress
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
-from longrun.formats.tokens import (
-    ExactTokenizer,
+from longrun.formats.tokenizer_folder import (
     find_stop,
     read_tokenizer_config,
     save_tokenizer,
     special_tokens,
 )
+from longrun.formats.tokens import ExactTokenizer
 
 TOKENIZER = "tokenizer"
 STATS_NAME = "stats.json"
@@ -111,11 +112,11 @@ def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
     reader = PartWorker(folder, composer, Encoder(composer.tokenizer, False, None))
     chosen = parts[:: -(-len(parts) // _SAMPLED_PARTS)]
     for part in chosen:
-        drafts = reader.drafts(part, lambda _: None, Tally())
-        try:
-            found = list(islice(drafts, _SAMPLED_DOCUMENTS // len(chosen)))
-        except InputError:
-            continue  # named by the worker that comes to this line
+        with closing(reader.drafts(part, lambda _: None, Tally())) as drafts:
+            try:
+                found = list(islice(drafts, _SAMPLED_DOCUMENTS // len(chosen)))
+            except InputError:
+                continue  # named by the worker that comes to this line
         for draft in found:
             chars += sum(len(piece) for run in draft.runs for _, piece in run)
             if chars <= _SAMPLED_CHARS:

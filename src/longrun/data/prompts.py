@@ -14,7 +14,7 @@ from longrun.config.base import nearest
 from longrun.config.stages import Mode, is_prompt_file
 from longrun.errors import InputError
 from longrun.formats.conversation import Prompt
-from longrun.formats.tokens import own_chat_template
+from longrun.formats.tokenizer_folder import own_chat_template
 
 _PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = Path(longrun.formats.__file__).parent / "templates"

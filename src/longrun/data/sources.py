@@ -12,7 +12,8 @@ Compressed JSONL and Parquet are one part per file. Nothing here knows what a re
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,8 @@ _PARQUET = ".parquet"
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 256
 
+Records = Generator[dict[str, Any] | None, None, None]
+"""Close it when you do not read it to its end: it holds an open file."""
 Report = Callable[[int], None]
 """Called with the number of bytes that were read since the last call."""
 
@@ -107,7 +110,7 @@ def cut_parts(files: Sequence[SourceFile], part_bytes: int) -> list[Part]:
     return parts
 
 
-def read_part(part: Part, report: Report) -> Iterator[dict[str, Any] | None]:
+def read_part(part: Part, report: Report) -> Records:
     """Yield the record of every line of a part, in order; None for a blank line.
 
     Raises:
@@ -118,12 +121,13 @@ def read_part(part: Part, report: Report) -> Iterator[dict[str, Any] | None]:
         yield from _read_parquet(part, report)
         return
     decode = msgspec.json.Decoder(dict[str, Any]).decode
-    for line, text in enumerate(_read_lines(part, report)):
-        try:
-            record = None if text.isspace() else decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise fault(part, line, _explain(error)) from None
-        yield record
+    with closing(_read_lines(part, report)) as lines:
+        for line, text in enumerate(lines):
+            try:
+                record = None if text.isspace() else decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise fault(part, line, _explain(error)) from None
+            yield record
 
 
 def fault(part: Part, line: int, problem: str) -> InputError:
@@ -182,7 +186,7 @@ def _check_file(path: Path, setting: str) -> None:
         raise InputError.at(path, None, f"{setting}.path: is empty; take it out or fill it")
 
 
-def _read_lines(part: Part, report: Report) -> Iterator[bytes]:
+def _read_lines(part: Part, report: Report) -> Generator[bytes, None, None]:
     path = part.file.path
     try:
         if part.file.is_plain:
@@ -213,7 +217,7 @@ def _lines_between(file: IO[bytes], part: Part, report: Report) -> Iterator[byte
     report(part.end - told)
 
 
-def _read_parquet(part: Part, report: Report) -> Iterator[dict[str, Any]]:
+def _read_parquet(part: Part, report: Report) -> Records:
     path = part.file.path
     told, rows = 0, 0
     try:

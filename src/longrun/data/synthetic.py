@@ -109,20 +109,24 @@ def generate_benchmark(
 def write_records(
     output_dir: Path,
     *,
-    num_records: int,
+    num_records: Mapping[Mode, int],
     num_benchmark_problems: int,
     seed: int,
     most_code_executions: int = 3,
 ) -> dict[str, int]:
     """Write ``MODE.jsonl`` and ``benchmark_MODE.jsonl`` for each mode; return rows per file name.
 
-    ``num_records`` and ``num_benchmark_problems`` count the rows of each mode.
+    ``num_records`` counts the training rows of each mode; every benchmark has
+    ``num_benchmark_problems`` rows.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     counts = {}
     for mode in MODES:
         records = generate_records(
-            mode, num_records=num_records, seed=seed, most_code_executions=most_code_executions
+            mode,
+            num_records=num_records[mode],
+            seed=seed,
+            most_code_executions=most_code_executions,
         )
         benchmark = generate_benchmark(
             mode,

@@ -96,13 +96,13 @@ def solve_with_code(problem: Problem, budget: int) -> str:
 def draw_candidates(problem: Problem, rng: random.Random) -> list[int]:
     """Return two or three different two-digit final answers, exactly one of them right.
 
-    Neither place nor rank gives the right one away: both are uniform. The answer must be at least
-    ``LOWEST_SELECTED_ANSWER``, so that there is room for two lower ones.
+    Neither place nor rank gives the right one away: both are uniform. Wrong ones are off by less
+    than ten. The answer must be at least ``LOWEST_SELECTED_ANSWER``: room for two lower ones.
     """
     count = rng.randint(2, _MOST_CANDIDATES)
     num_lower = rng.randrange(count)
-    lower = range(max(10, problem.answer - 12), problem.answer)
-    higher = range(problem.answer + 1, problem.answer + 13)
+    lower = range(max(10, problem.answer - 9), problem.answer)
+    higher = range(problem.answer + 1, problem.answer + 10)
     candidates = [
         problem.answer,
         *rng.sample(lower, num_lower),
@@ -119,11 +119,20 @@ def write_selection_prompt(problem: Problem, candidates: Sequence[int]) -> str:
 
 
 def select_solution(problem: Problem, candidates: Sequence[int]) -> str:
-    """Return the ``genselect`` solution: recompute, compare each candidate, judge."""
+    """Return the ``genselect`` solution: recompute, compare each candidate, judge.
+
+    A wrong candidate is called low or high: a small model learns to order numbers long before it
+    learns to tell equal ones from unequal ones.
+    """
     verdicts = [
-        f"{index}: {answer} against {problem.answer}: "
-        f"{'right' if answer == problem.answer else 'wrong'}\n"
+        f"{index}: {answer} against {problem.answer}: {_compare(answer, problem.answer)}\n"
         for index, answer in enumerate(candidates)
     ]
     judgment = f"Judgment: {candidates.index(problem.answer)}"
     return "".join([write_running_total(problem), *verdicts, judgment])
+
+
+def _compare(candidate: int, answer: int) -> str:
+    if candidate == answer:
+        return "right"
+    return "low" if candidate < answer else "high"

@@ -1,18 +1,17 @@
-"""Find the final answer in the text of a solution; pure functions on strings.
+r"""Find the final answer in the text of a solution; pure functions on strings.
 
-The answer is what stands in the last balanced ``\\boxed{...}`` after ``</think>``; when there is
-none, the last one of the whole text, because a solution cut at the token bound may have stated it.
-Nothing else counts as an answer: no "the answer is", no last number. It never grades.
+The answer is what stands in the last balanced ``\boxed{...}``: the one after ``</think>`` where
+there is one, else the last of the thinking, because a solution cut at the token bound may have
+stated it. Nothing else counts as an answer: no "the answer is", no last number. It never grades.
 
-    >>> extract_boxed("<think>\\\\boxed{1}</think> so $\\\\boxed{\\\\frac{1}{2}}$.")
-    '\\\\frac{1}{2}'
+    >>> extract_boxed("<think>\\boxed{1}</think> so $\\boxed{\\frac{1}{2}}$.")
+    '\\frac{1}{2}'
 """
 
 import re
 
 from longrun.config.stages import Mode
 
-THINKING_END = "</think>"
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 """A box that opens, an escaped sign (``\\{`` is no brace), a brace."""
 _JUDGMENT = re.compile(r"^[^\w\n]*Judge?ment[^\w\n]*(\d{1,6})[^\w\n]*$", re.MULTILINE)
@@ -30,10 +29,20 @@ def extract_answer(text: str, mode: Mode, candidates: list[str], problem: str) -
 
 
 def extract_boxed(text: str) -> str | None:
-    """Return the content of the last balanced box, or None; an empty box is no answer."""
-    _, mark, conclusion = text.rpartition(THINKING_END)
-    found = _last_box(conclusion) if mark else None
-    return found if found is not None else _last_box(text)
+    """Return the content of the balanced box that opens last, or None.
+
+    An empty box is no answer. One pass, linear in the text.
+    """
+    opened: list[tuple[bool, int]] = []
+    best: tuple[int, int] | None = None
+    for match in _BRACE.finditer(text):
+        if match.group() == "}":
+            is_box, start = opened.pop() if opened else (False, 0)
+            if is_box and text[start : match.start()].strip():
+                best = max(best or (0, 0), (start, match.start()))
+        elif match.group().endswith("{") and match.group() != r"\{":
+            opened.append((match.group() != "{", match.end()))
+    return text[slice(*best)].strip() if best else None
 
 
 def extract_selected(text: str, candidates: list[str], problem: str) -> str | None:
@@ -52,17 +61,3 @@ def extract_selected(text: str, candidates: list[str], problem: str) -> str | No
 def first_number(problem: str) -> int:
     """Return the number that a selection prompt gives its first solution; 0 when unnumbered."""
     return min((int(number) for number in _NUMBERED.findall(problem)), default=0)
-
-
-def _last_box(text: str) -> str | None:
-    """Return the content of the balanced box that opens last; one pass, linear in the text."""
-    opened: list[tuple[bool, int]] = []
-    best: tuple[int, int] | None = None
-    for match in _BRACE.finditer(text):
-        if match.group() == "}":
-            is_box, start = opened.pop() if opened else (False, 0)
-            if is_box and text[start : match.start()].strip():
-                best = max(best or (0, 0), (start, match.start()))
-        elif match.group().endswith("{") and match.group() != r"\{":
-            opened.append((match.group() != "{", match.end()))
-    return text[slice(*best)].strip() if best else None

@@ -1,10 +1,10 @@
-"""Code calls inside a solution: notice them, run them, and write what came of them.
+r"""Code calls inside a solution: notice them, run them, and write what came of them.
 
 A worked trace with a budget of 2 (model | environment)::
 
-    <tool_call>\\nx = 6\\n</tool_call>\\n | ```output\\n```\\n```system\\n...: 1. ...\\n```\\n |
-    <tool_call>\\nx * 7\\n</tool_call>\\n | ```output\\n42\\n```\\n```system\\n(none left)\\n```\\n |
-    The answer is \\\\boxed{42}.<stop>
+    <tool_call>\nx = 6\n</tool_call>\n | ```output\n```\n```system\n...: 1. ...\n```\n |
+    <tool_call>\nx * 7\n</tool_call>\n | ```output\n42\n```\n```system\n(none left)\n```\n |
+    The answer is \boxed{42}.<stop>
 
 Output and notice are tokenized as pieces of their own, as in training, and count as tokens of the
 solution. A call with nothing left of the budget ends the solution. Each solution has one session,

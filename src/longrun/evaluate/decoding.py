@@ -6,7 +6,7 @@ token, its token bound or the end of a code call. After the calls are answered t
 are read anew in the next round; reading is cheap beside writing. Nothing here depends on time, so
 the same rows in the same batch give the same tokens.
 
-Shapes: B rows, T tokens so far in the longest row, V vocabulary.
+Shapes: B rows, T tokens so far in the longest row, Q tokens read in this step, V vocabulary.
 """
 
 import logging
@@ -53,40 +53,23 @@ class BatchDecoder:
 
         ``stops`` is asked after every token that does not finish the solution.
         """
-        rows = list(solutions)
-        cache = DynamicCache(config=self._model.config)
-        tokens_BT, mask_BT = _pad_left([row.prompt + row.tokens for row in rows])
-        tokens_BT, mask_BT = tokens_BT.to(self._device), mask_BT.to(self._device)
-        positions_BT = (mask_BT.cumsum(-1) - 1).clamp_(min=0)
-        attention = mask_BT
-        while True:
+        batch = _Batch(solutions, DynamicCache(config=self._model.config), self._device)
+        while batch.rows:
             logits_BV = self._model(
-                input_ids=tokens_BT,
-                attention_mask=attention,
-                position_ids=positions_BT,
-                past_key_values=cache,
+                input_ids=batch.tokens_BQ,
+                attention_mask=batch.attention,
+                position_ids=batch.positions_BQ,
+                past_key_values=batch.cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            chosen_B = self._choose(logits_BV, rows)
+            chosen_B = self._choose(logits_BV, batch.rows)
             going = [
                 index
-                for index, (row, token) in enumerate(zip(rows, chosen_B.tolist(), strict=True))
-                if self._goes_on(row, token, stops)
+                for index, token in enumerate(chosen_B.tolist())
+                if self._goes_on(batch.rows[index], token, stops)
             ]
-            if not going:
-                return
-            positions_BT = positions_BT[:, -1:] + 1
-            if len(going) < len(rows):
-                rows = [rows[index] for index in going]
-                kept_B = torch.tensor(going, device=self._device)
-                cache.batch_select_indices(kept_B)
-                chosen_B, mask_BT = chosen_B[kept_B], mask_BT[kept_B]
-                positions_BT = positions_BT[kept_B]
-            tokens_BT = chosen_B[:, None]
-            mask_BT = torch.cat([mask_BT, torch.ones_like(tokens_BT, dtype=torch.bool)], -1)
-            # One query sees every real token: the finished mask saves transformers building it.
-            attention = mask_BT[:, None, None, :]
+            batch.advance(chosen_B, going)
 
     def _choose(self, logits_BV: Tensor, rows: Sequence[Solution]) -> Tensor:
         if self._temperature == 0.0:
@@ -106,6 +89,39 @@ class BatchDecoder:
         elif len(row.tokens) >= row.most_tokens:
             row.finish = "length"
         return row.finish is None and not stops(row)
+
+
+class _Batch:
+    """The rows that still run and what the model needs for their next step."""
+
+    def __init__(
+        self, solutions: Sequence[Solution], cache: DynamicCache, device: torch.device
+    ) -> None:
+        self.rows = list(solutions)
+        self.cache = cache
+        tokens_BT, mask_BT = _pad_left([row.prompt + row.tokens for row in self.rows])
+        self.tokens_BQ = tokens_BT.to(device)
+        """What to read next: the whole text at first (Q = T), then one token (Q = 1)."""
+        self._mask_BT = mask_BT.to(device)
+        self.positions_BQ = (self._mask_BT.cumsum(-1) - 1).clamp_(min=0)
+        self.attention = self._mask_BT
+
+    def advance(self, chosen_B: Tensor, going: Sequence[int]) -> None:
+        """Keep the rows whose indices are ``going`` and append their tokens."""
+        self.positions_BQ = self.positions_BQ[:, -1:] + 1
+        if len(going) < len(self.rows):
+            self.rows = [self.rows[index] for index in going]
+            if not going:
+                return
+            kept_B = torch.tensor(going, device=chosen_B.device)
+            self.cache.batch_select_indices(kept_B)
+            chosen_B, self._mask_BT = chosen_B[kept_B], self._mask_BT[kept_B]
+            self.positions_BQ = self.positions_BQ[kept_B]
+        self.tokens_BQ = chosen_B[:, None]
+        seen_B1 = torch.ones_like(self.tokens_BQ, dtype=torch.bool)
+        self._mask_BT = torch.cat([self._mask_BT, seen_B1], -1)
+        # One query sees every real token: the finished mask saves transformers building it.
+        self.attention = self._mask_BT[:, None, None, :]
 
 
 def _pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

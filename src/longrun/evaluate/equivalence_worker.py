@@ -1,9 +1,9 @@
-"""A child process that asks math-verify whether two answers say the same; may be killed any time.
+r"""A child process that asks math-verify whether two answers say the same; may be killed any time.
 
 Started as ``python -m longrun.evaluate.equivalence_worker CPU_SECONDS MEMORY_BYTES``. Frames over
 standard input and output (see ``workers``)::
 
-    request  {"expected": "\\\\frac{1}{2}", "given": "0.5"}
+    request  {"expected": "\\frac{1}{2}", "given": "0.5"}
     reply    {"equal": true}
 
 Answers go through math-verify's LaTeX grammar alone: its reader of plain expressions, and anything
@@ -52,7 +52,7 @@ def serve(source: BinaryIO, sink: BinaryIO, cpu_seconds: int) -> None:
         request = json.loads(source.read(struct.unpack(">I", header)[0]))
         allow_more_cpu(cpu_seconds)
         try:
-            reply = {"equal": compare(request["expected"], request["given"])}
+            reply: dict[str, bool | str] = {"equal": compare(request["expected"], request["given"])}
         except (MemoryError, RecursionError) as error:
             reply = {"error": type(error).__name__}
         body = json.dumps(reply).encode()

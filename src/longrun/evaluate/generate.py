@@ -2,7 +2,7 @@
 
 For each model and benchmark, prompts are sorted by length into batches; a batch is written in
 rounds (see ``decoding``) with its code calls run between rounds (``code_calls``). Finished batches
-are appended to ``LABEL/.../BENCHMARK.unfinished`` and survive a kill; when all are there, the
+are appended to ``LABEL/BENCHMARK.unfinished`` and survive a kill; when all are there, the
 sorted predictions are put in place as ``LABEL/BENCHMARK.jsonl``. A run that was killed and started
 again writes the same bytes as one that was not, as long as code and machine are deterministic.
 
@@ -60,9 +60,8 @@ def run(config: GenerateConfig) -> Manifest:
         prompters = {label: _open_prompter(config, label) for label in config.models}
         for prompter in prompters.values():
             _check_prompts(prompter, config, problems)
-        sandbox = None
-        if any(problem.mode == "tir" for entry in problems.values() for problem in entry):
-            sandbox = stack.enter_context(Sandbox(config.sandbox))
+        needs_sandbox = any(row.mode == "tir" for rows in problems.values() for row in rows)
+        sandbox = stack.enter_context(Sandbox(config.sandbox)) if needs_sandbox else None
         total = len(config.models) * config.samples * sum(map(len, problems.values()))
         with show_progress("generate", total, "solutions") as progress:
             for label, prompter in prompters.items():
@@ -110,21 +109,20 @@ class _Writer:
             rows += predictions
             progress.advance(len(batch))
         order = {problem.id: index for index, problem in enumerate(problems)}
-        write_rows(path, sorted(rows, key=lambda row: (order[row.id], row.sample)))
+        rows.sort(key=lambda row: (order[row.id], row.sample))
+        write_rows(path, rows)
         unfinished.remove()
 
     def _batches(
         self, benchmark: Benchmark, problems: Sequence[Problem], done: set[tuple[str, int]]
     ) -> Iterator[list[Solution]]:
         """Yield missing solutions, longest prompts first: what needs most memory fails at once."""
-        keyed = [
-            (len(prompt), problem, prompt)
-            for problem in problems
-            for prompt in [self._prompter.encode_prompt(problem, benchmark.path)]
+        prompts = [
+            (problem, self._prompter.encode_prompt(problem, benchmark.path)) for problem in problems
         ]
         missing = [
             (problem, sample, prompt)
-            for _, problem, prompt in sorted(keyed, key=lambda entry: -entry[0])
+            for problem, prompt in sorted(prompts, key=lambda entry: -len(entry[1]))
             for sample in range(self._config.samples)
             if (problem.id, sample) not in done
         ]

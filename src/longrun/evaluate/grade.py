@@ -21,7 +21,7 @@ from typing import Self
 
 from longrun.evaluate.notation import LONGEST_ANSWER, as_latex, normalise, strip_base
 from longrun.evaluate.numerals import read_number, same_number, strip_label
-from longrun.evaluate.workers import WorkerFailed, WorkerProcess
+from longrun.evaluate.workers import WorkerError, WorkerProcess
 from longrun.formats.predictions import Verdict
 
 CPU_SECONDS = 5
@@ -137,7 +137,7 @@ class _Equivalence:
             request = {"expected": as_latex(expected), "given": as_latex(given)}
             self._process.send(request, _WALL_SECONDS)
             reply = self._process.receive(_WALL_SECONDS, _REPLY_BYTES)
-        except WorkerFailed:
+        except WorkerError:
             self.end()
             return Judgement("timed out", f"not decided within {CPU_SECONDS} CPU seconds")
         if "error" in reply:

@@ -102,7 +102,7 @@ def _file_system() -> list[str]:
             bound += ["--ro-bind", str(path), str(path)]
     for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), sys.base_prefix, sys.prefix)):
         if not Path(prefix).is_relative_to("/usr"):
-            bound += _parents(prefix) + ["--ro-bind", prefix, prefix]
+            bound += [*_parents(prefix), "--ro-bind", prefix, prefix]
     return [
         *bound,
         *("--ro-bind", str(WORKER), "/worker.py", "--proc", "/proc", "--dev", "/dev"),

@@ -1,7 +1,7 @@
-"""One spelling for answers that differ only in notation; pure functions on strings.
+r"""One spelling for answers that differ only in notation; pure functions on strings.
 
-    >>> normalise(r"\\left( \\dfrac12,\\ 3 \\right)")
-    '(\\\\frac{1}{2},3)'
+    >>> normalise(r"\left( \dfrac12,\ 3 \right)")
+    '(\\frac{1}{2},3)'
 
 It changes how an answer is written, never what it says, and computes nothing.
 """
@@ -70,10 +70,10 @@ def normalise(text: str) -> str:
 
 
 def as_latex(text: str) -> str:
-    """Return ``text`` as LaTeX without dollars: what programs print is given its LaTeX name.
+    r"""Return ``text`` as LaTeX without dollars: what programs print is given its LaTeX name.
 
     >>> as_latex("$2*sqrt(3)*pi$")
-    '2\\\\cdot \\\\sqrt{3}\\\\cdot \\\\pi'
+    '2\\cdot \\sqrt{3}\\cdot \\pi'
     """
     text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text.replace("$", ""))
     return _PLAIN_PI.sub(r"\\pi", text).replace("**", "^").replace("*", "\\cdot ")

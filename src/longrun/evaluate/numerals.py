@@ -1,7 +1,7 @@
-"""Read the numbers that answers write in many ways, and compare them exactly.
+r"""Read the numbers that answers write in many ways, and compare them exactly.
 
-Understood: ``-1,234.50``, ``\\$18``, ``18 apples``, ``75\\%``, ``3/4``, ``\\frac{3}{4}``,
-``1\\frac{1}{2}``. Everything else is not a number here and is left to symbolic comparison.
+Understood: ``-1,234.50``, ``\$18``, ``18 apples``, ``75\%``, ``3/4``, ``\frac{3}{4}``,
+``1\frac{1}{2}``. Everything else is not a number here and is left to symbolic comparison.
 Nothing is ever evaluated: digits are matched and become a ``Fraction``.
 """
 
@@ -27,9 +27,9 @@ _NUMBER = re.compile(
 )
 _LABEL = re.compile(r"\A[A-Za-z][A-Za-z ]*=\s*")
 _UNIT = re.compile(
-    r"(?:%|\\circ|\^\{?\\circ\}?|\$|(?:[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3}))?"
-    r"(?:\s*\^\{?[23]\}?)?"
+    r"|%|\$|\^?\\circ|\^\{\\circ\}|[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3}(?:\s*\^\{?[23]\}?)?"
 )
+"""Nothing, a sign, or up to four words, as square centimetres; a power needs a word before it."""
 _NOT_UNITS = re.compile(
     r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|mod|or|and|to|plus|minus|times|over|half|dozens?|hundreds?"
     r"|thousands?|millions?|billions?|trillions?|infinity)\b",
@@ -47,9 +47,9 @@ class Number:
 
 
 def strip_label(text: str) -> str:
-    """Return ``text`` without the name that a solution gave to its answer.
+    r"""Return ``text`` without the name that a solution gave to its answer.
 
-    >>> strip_label("\\\\text{Total cost} = 18")
+    >>> strip_label("\\text{Total cost} = 18")
     '18'
     """
     return _LABEL.sub("", clean(text), count=1)

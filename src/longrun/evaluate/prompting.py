@@ -101,28 +101,36 @@ class Prompter:
         Raises:
             InputError: the model carries its conversation and yet its template differs.
         """
+        difference = self._difference(problem)
+        if difference is None:
+            return
+        said = (
+            f"{self._model}: its chat template gives another prompt than the conversation"
+            f" (mode {problem.mode}): {difference}"
+        )
+        if (self._model / CONVERSATION_NAME).is_file():
+            raise InputError(f"{said}; export the model again")
+        log.warning("%s; the conversation's prompt is used", said)
+
+    def _difference(self, problem: Problem) -> str | None:
         # The class that takes tokenizer.json as it is; AutoTokenizer may exchange its splitting
         # rules for those it knows for the kind of model.
         tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self._model, local_files_only=True)
         if tokenizer.chat_template is None:
-            return
+            return None
         record = self._record(problem)
         system, user = self.conversation.prompts[problem.mode].fill(record)
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": user})
-        theirs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        ours = self._tokenizer.encode_prompt(self.conversation, problem.mode, record)
-        if theirs == ours:
-            return
-        difference = (
-            f"{self._model}: its chat template gives another prompt than the conversation"
-            f" (mode {problem.mode}): {_first_difference(self.decode(theirs), self.decode(ours))}"
-        )
-        if (self._model / CONVERSATION_NAME).is_file():
-            raise InputError(f"{difference}; export the model again")
-        log.warning("%s; the conversation's prompt is used", difference)
+        theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ours = self.conversation.render(problem.mode, record)
+        if theirs != ours:
+            return _first_difference(theirs, ours)
+        if self._tokenizer.holds_control(system + user):
+            return None  # text that looks like a control token is text here, a token there
+        tokens = tokenizer(theirs, add_special_tokens=False)["input_ids"]
+        same = tokens == self._tokenizer.encode_prompt(self.conversation, problem.mode, record)
+        return None if same else "the same text in other tokens"
 
     def _record(self, problem: Problem) -> dict[str, Any]:
         return {**problem.record, "total_code_executions": self.budget(problem)}
@@ -137,6 +145,4 @@ def _first_difference(theirs: str, ours: str) -> str:
     same = 0
     while same < min(len(theirs), len(ours)) and theirs[same] == ours[same]:
         same += 1
-    if theirs == ours:
-        return "the same text in other tokens"
     return f"{theirs[same : same + 40]!r} instead of {ours[same : same + 40]!r}"

@@ -25,7 +25,7 @@ def choose_by_chance(
     """
     probabilities_BV = torch.softmax(logits_BV.float() / temperature, -1)
     if top_p < 1.0:
-        probabilities_BV, tokens_BV = probabilities_BV.sort(-1, descending=True, stable=True)
+        probabilities_BV, tokens_BV = probabilities_BV.sort(stable=True, descending=True)
         before_BV = probabilities_BV.cumsum(-1) - probabilities_BV
         probabilities_BV = probabilities_BV.masked_fill(before_BV >= top_p, 0.0)
     cumulative_BV = probabilities_BV.double().cumsum(-1)

@@ -1,9 +1,9 @@
-"""Run code that a model wrote: one shut-in Python process per solution, state kept between blocks.
+r"""Run code that a model wrote: one shut-in Python process per solution, state kept between blocks.
 
     with Sandbox(SandboxSettings()) as sandbox:
         session = sandbox.open_session()
         session.run("x = 6").text         # ''
-        session.run("x * 7").text         # '42\\n'
+        session.run("x * 7").text         # '42\n'
 
 Whatever a block does, ``run`` returns within the time limit plus a grace period and the next block
 runs: a block that takes too long is interrupted from inside, and when that does not help its
@@ -31,7 +31,7 @@ from longrun.config.stages import SandboxSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.isolation import plan_launch
 from longrun.evaluate.sandbox_worker import CUT
-from longrun.evaluate.workers import WorkerFailed, WorkerProcess, WorkerStalled
+from longrun.evaluate.workers import WorkerError, WorkerProcess, WorkerStalledError
 
 _START_SECONDS = 30.0
 _GRACE_SECONDS = 1.0
@@ -39,6 +39,13 @@ _GRACE_SECONDS = 1.0
 _WARM_WORKERS = 2
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LOST = "The Python process was ended; variables of earlier blocks are lost.\n"
+Status = Literal["completed", "error", "timeout", "lost"]
+_STATUSES: dict[str, Status] = {
+    "completed": "completed",
+    "error": "error",
+    "timeout": "timeout",
+}
+"""What a worker may say of itself; that it was lost is the parent's word."""
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +53,7 @@ log = logging.getLogger(__name__)
 class Execution:
     """How one block ended; ``text`` is clean Unicode for the model to read."""
 
-    status: Literal["completed", "error", "timeout", "lost"]
+    status: Status
     text: str
 
     @property
@@ -67,12 +74,18 @@ class Sandbox:
         self.settings = settings
         self._bubblewrap = _find_bubblewrap(settings)
         self._warm: deque[_Worker] = deque()
+        self._living: set[_Worker] = set()
         self._lock = Lock()
         # As many at a time as there are cores: more would only miss their time limits. The threads
         # live as long as the sandbox, because a worker dies with the thread that started it.
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         first = self._start()
-        if not self._ready(first):
+        try:
+            filtered = self._ready(first)
+        except ResourceError:
+            self.close()
+            raise
+        if not filtered:
             log.warning("sandbox: this kernel or processor has no system-call filter")
         self._warm.append(first)
 
@@ -96,10 +109,16 @@ class Sandbox:
         return list(self._threads.map(lambda block: block[0].run(block[1]), blocks))
 
     def close(self) -> None:
-        """End the processes that wait; a session ends its own."""
+        """End every process, waiting or working."""
         self._threads.shutdown()
-        while self._warm:
-            self._warm.pop().end()
+        self._warm.clear()
+        for worker in list(self._living):
+            self.end_worker(worker)
+
+    def end_worker(self, worker: "_Worker") -> None:
+        """End the process of ``worker`` and everything it started."""
+        self._living.discard(worker)
+        worker.end()
 
     def take_worker(self) -> "_Worker":
         """Return a worker that is ready, and start others for those who come next.
@@ -117,11 +136,15 @@ class Sandbox:
     def _ready(self, worker: "_Worker") -> bool:
         try:
             return worker.wait_until_ready()
-        except WorkerFailed as error:
-            raise ResourceError(_cannot_start(self.settings, worker, error)) from None
+        except WorkerError as error:
+            said = worker.process.last_words() or str(error)
+            self.end_worker(worker)
+            raise ResourceError(_cannot_start(self.settings, said)) from None
 
     def _start(self) -> "_Worker":
-        return _Worker(self.settings, self._bubblewrap)
+        worker = _Worker(self.settings, self._bubblewrap)
+        self._living.add(worker)
+        return worker
 
 
 class Session:
@@ -138,21 +161,21 @@ class Session:
             if self._worker is None:
                 self._worker = self._sandbox.take_worker()
             reply = self._worker.ask(code, limit + _GRACE_SECONDS)
-        except WorkerStalled:
+        except WorkerStalledError:
             self.close()
             return Execution("timeout", _timeout_text(limit) + _LOST)
-        except WorkerFailed:
+        except WorkerError:
             self.close()
             return Execution("lost", _LOST)
         text = reply["stdout"] + reply["stderr"]
         if reply["status"] == "timeout":
             text += _timeout_text(limit)
-        return Execution(reply["status"], _clean(text))
+        return Execution(_STATUSES[reply["status"]], _clean(text))
 
     def close(self) -> None:
         """End the process of this session and everything it started."""
         if self._worker is not None:
-            self._worker.end()
+            self._sandbox.end_worker(self._worker)
             self._worker = None
 
 
@@ -167,18 +190,16 @@ class _Worker:
         self.process = WorkerProcess(launch.command, launch.environment, self._scratch)
 
     def wait_until_ready(self) -> bool:
-        """Return whether the system-call filter is in force; raises ``WorkerFailed``."""
+        """Return whether the system-call filter is in force; raises ``WorkerError``."""
         if self._filtered is None:
             hello = self.process.receive(_START_SECONDS, most_bytes=200)
             if not isinstance(hello, dict) or hello.get("ready") is not True:
-                raise WorkerFailed("did not greet")
+                raise WorkerError("did not greet")
             self._filtered = bool(hello.get("filtered"))
         return self._filtered
 
     def ask(self, code: str, seconds: float) -> dict[str, str]:
-        """Run ``code`` and return the checked reply; raises ``WorkerFailed``."""
-        if self.process.has_output():
-            raise WorkerFailed("wrote when it was not asked")
+        """Run ``code`` and return the checked reply; raises ``WorkerError``."""
         token = secrets.token_hex(8)
         self.process.send({"code": code, "token": token}, seconds)
         # One character is at most 12 bytes of ASCII-only JSON.
@@ -187,11 +208,11 @@ class _Worker:
 
     def _checked(self, reply: Any, token: str) -> dict[str, str]:
         if not isinstance(reply, dict) or set(reply) != {"token", "status", "stdout", "stderr"}:
-            raise WorkerFailed("sent a reply of another form")
+            raise WorkerError("sent a reply of another form")
         if not all(isinstance(value, str) for value in reply.values()):
-            raise WorkerFailed("sent a reply of other types")
-        if reply["token"] != token or reply["status"] not in {"completed", "error", "timeout"}:
-            raise WorkerFailed("sent a forged reply")
+            raise WorkerError("sent a reply of other types")
+        if reply["token"] != token or reply["status"] not in _STATUSES:
+            raise WorkerError("sent a forged reply")
         for name in ("stdout", "stderr"):
             reply[name] = reply[name][: self._most_chars]
         return reply
@@ -218,9 +239,7 @@ def _find_bubblewrap(settings: SandboxSettings) -> str | None:
     return found
 
 
-def _cannot_start(settings: SandboxSettings, worker: _Worker, error: WorkerFailed) -> str:
-    said = worker.process.last_words() or str(error)
-    worker.end()
+def _cannot_start(settings: SandboxSettings, said: str) -> str:
     remedy = f"check that {sys.executable} starts"
     if settings.isolation == "bubblewrap":
         remedy = (

@@ -1,11 +1,11 @@
-"""Runs inside the sandbox: executes blocks of Python that share one namespace.
+r"""Runs inside the sandbox: executes blocks of Python that share one namespace.
 
 Started as a script by the plain interpreter with one argument, a JSON object of limits; imports
 the standard library only. It speaks frames (four bytes of length, then JSON) over what were its
 standard input and output, and gives up every privilege before it reads the first block.
 
-    request  {"code": "x = 6\\nx * 7", "token": "..."}
-    reply    {"token": "...", "status": "completed", "stdout": "42\\n", "stderr": ""}
+    request  {"code": "x = 6\nx * 7", "token": "..."}
+    reply    {"token": "...", "status": "completed", "stdout": "42\n", "stderr": ""}
 
 A block behaves like a notebook cell: the value of a last expression is shown. It never trusts that
 anything of Python still works after a block: whatever breaks here ends the process, and the parent
@@ -26,6 +26,7 @@ import types
 from typing import Any
 
 _SET_SECCOMP, _FILTER_MODE, _SET_NO_NEW_PRIVILEGES, _SET_DUMPABLE = 22, 2, 38, 4
+_SET_PARENT_DEATH_SIGNAL = 1
 _STACK_BYTES = 8 << 20
 _OPEN_FILES = 64
 CUT = "<output cut>"
@@ -79,6 +80,7 @@ def limit_self(limits: dict[str, Any]) -> bool:
         os.setresuid(limits["uid"], limits["uid"], limits["uid"])
     resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"], limits["processes"]))
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "new privileges cannot be ruled out")
@@ -123,10 +125,10 @@ def execute(code: str, namespace: dict[str, Any], printed: CappedText) -> None:
     """Execute statements; show the value of a last expression as a notebook does."""
     tree = ast.parse(code, "<code>")
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "<code>", "exec"), namespace)  # noqa: S102  (the purpose of this process)
+    exec(compile(tree, "<code>", "exec"), namespace)
     if isinstance(last, ast.Expr):
         expression = ast.Expression(last.value)
-        value = eval(compile(expression, "<code>", "eval"), namespace)  # noqa: S307  (as above)
+        value = eval(compile(expression, "<code>", "eval"), namespace)
         if value is not None:
             printed.write(repr(value) + "\n")
 

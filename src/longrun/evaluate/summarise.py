@@ -26,8 +26,7 @@ def summarise(
 ) -> SummaryRow:
     """Summarise the grades of one model on one benchmark.
 
-    Args:
-        chance: mean share of right candidates of a selection benchmark, else None.
+    ``chance`` is the mean share of right candidates of a selection benchmark, else None.
     """
     means = list(problem_means(grades).values())
     modes = sorted({grade.mode for grade in grades})

@@ -90,11 +90,18 @@ def _points(share: float) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Leave out columns that say nothing in any row: a terminal is narrow."""
+    shown = [
+        index
+        for index in range(len(columns))
+        if any(row[index] not in {"", "0.00"} for row in rows)
+    ]
     table = Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+    for index in shown:
+        is_text = columns[index] in _TEXT_COLUMNS
+        table.add_column(columns[index], justify="left" if is_text else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[index] for index in shown))
     return table
 
 

@@ -14,17 +14,18 @@ import struct
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 _LENGTH = struct.Struct(">I")
 _CHUNK = 1 << 16
 
 
-class WorkerFailed(Exception):
+class WorkerError(Exception):
     """The worker is of no more use: it died or broke the protocol. Its owner must kill it."""
 
 
-class WorkerStalled(WorkerFailed):
+class WorkerStalledError(WorkerError):
     """The worker did not answer (or did not read) before the deadline."""
 
 
@@ -57,7 +58,7 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Mapping[str, Any], seconds: float) -> None:
-        """Send one frame within ``seconds``; raises ``WorkerFailed``."""
+        """Send one frame within ``seconds``; raises ``WorkerError``."""
         body = json.dumps(message).encode()
         left = memoryview(_LENGTH.pack(len(body)) + body)
         deadline = time.monotonic() + seconds
@@ -68,27 +69,23 @@ class WorkerProcess:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise WorkerFailed(f"closed its input ({error.strerror})") from None
+                raise WorkerError(f"closed its input ({error.strerror})") from None
 
     def receive(self, seconds: float, most_bytes: int) -> Any:
         """Return the value of the next frame within ``seconds``.
 
         Raises:
-            WorkerStalled: it did not arrive in time.
-            WorkerFailed: the process died, the frame is longer than ``most_bytes`` or no JSON.
+            WorkerStalledError: it did not arrive in time.
+            WorkerError: the process died, the frame is longer than ``most_bytes`` or no JSON.
         """
         deadline = time.monotonic() + seconds
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
         if length > most_bytes:
-            raise WorkerFailed(f"announced a reply of {length} bytes; the bound is {most_bytes}")
+            raise WorkerError(f"announced a reply of {length} bytes; the bound is {most_bytes}")
         try:
             return json.loads(self._read(length, deadline))
         except (ValueError, RecursionError):
-            raise WorkerFailed("sent a reply that is not JSON") from None
-
-    def has_output(self) -> bool:
-        """Say whether bytes are waiting that nobody asked for (or the pipe is closed)."""
-        return _ready(self._replies, select.POLLIN, 0)
+            raise WorkerError("sent a reply that is not JSON") from None
 
     def last_words(self) -> str:
         """Return the end of what the child wrote to standard error, on one line."""
@@ -100,10 +97,8 @@ class WorkerProcess:
     def kill(self) -> int:
         """End the child and its process group at once; return how the child ended."""
         if self._process.returncode is None:
-            try:
+            with suppress(ProcessLookupError):  # it may have ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it has ended but was not waited for yet
         returncode = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
@@ -116,21 +111,17 @@ class WorkerProcess:
             _wait(self._replies, select.POLLIN, deadline)
             chunk = os.read(self._replies, min(_CHUNK, count - len(read)))
             if not chunk:
-                raise WorkerFailed("ended")
+                raise WorkerError("ended")
             read += chunk
         return bytes(read)
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0 or not _ready(descriptor, event, left):
-        raise WorkerStalled("gave no answer in time")
-
-
-def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    left = max(deadline - time.monotonic(), 0.0)
     poll = select.poll()  # unlike select, it takes descriptors above 1023
     poll.register(descriptor, event)
-    return bool(poll.poll(seconds * 1000))
+    if not poll.poll(left * 1000):
+        raise WorkerStalledError("gave no answer in time")
 
 
 def _descriptor(stream: Any) -> int:

@@ -166,23 +166,24 @@ def compare(folder: Path, identity: Identity) -> list[str]:
 
 
 def _existing(folder: Path, identity: Identity) -> Manifest | None:
-    marked = [name for name in (MANIFEST_NAME, STARTED_NAME) if (folder / name).exists()]
-    if not marked:
-        foreign = [path.name for path in folder.iterdir() if path.name not in _NOT_OUTPUT]
-        foreign = [name for name in foreign if not name.endswith(".tmp")]
-        if foreign:
-            raise StaleError(
-                f"{folder}: holds files that are not of this stage ({foreign[0]}, ...);"
-                " name an empty or new output_dir"
-            )
+    finished, started = (folder / MANIFEST_NAME).exists(), (folder / STARTED_NAME).exists()
+    files = [path.name for path in folder.iterdir() if path.name not in _NOT_OUTPUT]
+    files = [name for name in files if not name.endswith(".tmp")]
+    if not finished and not files:
+        (folder / STARTED_NAME).unlink(missing_ok=True)  # it stopped before it made anything
         return None
+    if not finished and not started:
+        raise StaleError(
+            f"{folder}: holds files that are not of this stage ({files[0]}, ...);"
+            " name an empty or new output_dir"
+        )
     found = compare(folder, identity)
     if found:
         raise StaleError(
             f"{folder}: holds output of other settings or inputs: {'; '.join(found)}."
             " Name another output_dir, or run again with --replace to delete this output"
         )
-    return Manifest.read(folder) if MANIFEST_NAME in marked else None
+    return Manifest.read(folder) if finished else None
 
 
 def _mark_started(folder: Path, identity: Identity, now: float) -> float:

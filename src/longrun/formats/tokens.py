@@ -8,9 +8,7 @@ This is the slow, exact path on top of ``tokenizers``. Mass encoding lives in
 ``longrun.data.encode`` and is checked against this module.
 """
 
-import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,16 +21,11 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from longrun.errors import InputError
-from longrun.formats.atomic import write_text
 from longrun.formats.code_style import CodeStyle
-from longrun.formats.conversation import Conversation, render_messages
+from longrun.formats.conversation import Conversation
 from longrun.formats.spans import THINK_BEGIN, THINK_END
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
-_COPIED = (TOKENIZER_FILE, "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
-_SPECIAL_MAP_FILE = "special_tokens_map.json"
 _TAGS = frozenset(
     {THINK_BEGIN, THINK_END}
     | {
@@ -45,17 +38,18 @@ _HIDING = "\ufdd0"
 """A noncharacter put inside look-alikes while a template is rendered."""
 
 
-_CONTROL_SHAPE = re.compile(r"<\|[^<>|\s]+\|>")
+class AddedToken(msgspec.Struct):
+    """A token with a text of its own, outside the merges."""
 
-
-class _Added(msgspec.Struct):
     id: int
     content: str
     special: bool = False
 
 
-class _TokenizerFile(msgspec.Struct):
-    added_tokens: list[_Added] = []
+class TokenizerFile(msgspec.Struct):
+    """The parts of ``tokenizer.json`` that are read here."""
+
+    added_tokens: list[AddedToken] = []
     decoder: Any = None
 
 
@@ -164,11 +158,11 @@ class ExactTokenizer:
     @cached_property
     def content(self) -> bytes:
         """The bytes of ``tokenizer.json``."""
-        return _read(self.path)
+        return read_bytes(self.path)
 
     @cached_property
-    def _file(self) -> _TokenizerFile:
-        return _decode_file(self.path, self.content)
+    def _file(self) -> TokenizerFile:
+        return decode_file(self.path, self.content)
 
     @cached_property
     def _text(self) -> Tokenizer:
@@ -213,120 +207,18 @@ class ExactTokenizer:
         return text
 
 
-def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Read ``tokenizer_config.json``; a folder may do without one.
-
-    Raises:
-        InputError: the folder holds no tokenizer, or the file is damaged.
-    """
-    if not (folder / TOKENIZER_FILE).is_file():
-        raise InputError.at(
-            folder,
-            None,
-            f"has no {TOKENIZER_FILE}; name a Hugging Face folder with a fast tokenizer",
-        )
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError.at(path, None, f"is not valid JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise InputError.at(path, None, "is not a JSON object")
-    return config
-
-
-def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the named tokens of a tokenizer config: ``{"eos_token": "<|endoftext|>", ...}``."""
-    found = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            found[name] = content
-    return found
-
-
-def find_stop(folder: Path, chat_template: str, named: Mapping[str, str]) -> str:
-    """Return the token with which a chat template ends a response.
-
-    ``named``: the tokenizer's special tokens by name; ``eos_token`` ends responses after which
-    the template writes nothing.
-
-    Raises:
-        InputError: the template writes a token that the tokenizer does not have, or there is none.
-    """
-    file = _decode_file(folder / TOKENIZER_FILE, _read(folder / TOKENIZER_FILE))
-    known = {added.content for added in file.added_tokens}
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _HIDING}]
-    text = render_messages(chat_template, messages, named, add_generation_prompt=False)
-    for token in _CONTROL_SHAPE.findall(text):
-        if token not in known:
-            raise InputError.at(
-                folder,
-                None,
-                f"the tokenizer has no token {token}, which the chat template writes; set"
-                " chat_template to `tokenizer` or to a .jinja file that fits",
-            )
-    after = text.rpartition(_HIDING)[2]
-    found = sorted((after.find(token), token) for token in known if token in after)
-    stop = found[0][1] if found else named.get("eos_token")
-    if not stop or (after.strip() and not found):
-        raise InputError.at(
-            folder,
-            None,
-            f"the chat template ends a response with {after.strip()!r}, which is not a token of"
-            " the tokenizer; choose another chat_template",
-        )
-    return stop
-
-
-def own_chat_template(folder: Path) -> str:
-    """Return the chat template that a tokenizer folder carries.
-
-    Raises:
-        InputError: it carries none.
-    """
-    if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    template = read_tokenizer_config(folder).get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    if not isinstance(template, str):
-        raise InputError.at(
-            folder, None, "has no chat template; set chat_template to chatml or a .jinja file"
-        )
-    return template
-
-
-def save_tokenizer(source: Path, folder: Path, conversation: Conversation) -> None:
-    """Copy a tokenizer so that its chat template and end token are those of ``conversation``.
-
-    The template goes into ``tokenizer_config.json``, which every reader knows.
-    """
-    for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **read_tokenizer_config(source)}
-    config |= {"chat_template": conversation.chat_template, "eos_token": conversation.stop}
-    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False))
-    if (source / _SPECIAL_MAP_FILE).is_file():
-        named = json.loads((source / _SPECIAL_MAP_FILE).read_text(encoding="utf-8"))
-        named["eos_token"] = conversation.stop
-        write_text(folder / _SPECIAL_MAP_FILE, json.dumps(named, indent=2, ensure_ascii=False))
-
-
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read a file; raises ``InputError`` where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise InputError.at(path, None, f"cannot be read ({error.strerror})") from None
 
 
-def _decode_file(path: Path, content: bytes) -> _TokenizerFile:
+def decode_file(path: Path, content: bytes) -> TokenizerFile:
+    """Decode ``tokenizer.json``; raises ``InputError`` naming ``path`` where it is damaged."""
     try:
-        return msgspec.json.decode(content, type=_TokenizerFile)
+        return msgspec.json.decode(content, type=TokenizerFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError.at(path, None, f"is damaged ({error}); fetch it again") from None
 

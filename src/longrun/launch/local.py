@@ -159,4 +159,4 @@ def _read(path: Path) -> str:
 def _reason(log: Path, code: int) -> str:
     if code < 0:
         return f"ended by signal {signal.Signals(-code).name}"
-    return last_line(log) or f"exit code {code}"
+    return last_line(log).removeprefix("longrun: ") or f"exit code {code}"

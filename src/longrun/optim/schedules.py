@@ -88,8 +88,8 @@ def build_schedule(settings: OptimizerSettings, max_steps: int) -> Schedule:
     """
     if settings.warmup_steps >= max_steps:
         raise ConfigError(
-            f"train.optimizer.warmup_steps: {settings.warmup_steps} is not below the {max_steps} steps"
-            " of this training; lower it or train longer"
+            f"train.optimizer.warmup_steps: {settings.warmup_steps} is not below the {max_steps}"
+            " steps of this training; lower it or train longer"
         )
     if settings.schedule == "constant":
         return Constant(peak_lr=settings.lr, warmup_steps=settings.warmup_steps)

@@ -1,1 +1,1 @@
-"""Training: the step owns mathematics, the loop owns time, everything periodic is a named moment."""
+"""Training: the step owns mathematics, the loop owns time, periodic things are named moments."""

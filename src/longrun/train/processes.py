@@ -36,7 +36,7 @@ TORCHRUN_VARIABLES = (
 )
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
-"""What a worker gets to report an error of its own after another one failed."""
+"""What a worker gets to report an error of its own after another one died."""
 
 
 @dataclass(slots=True)
@@ -119,9 +119,11 @@ def _start(
 
 
 def _wait(workers: _Workers) -> None:
-    """Wait until all workers have ended, or one failed and the others had time to report."""
+    """Wait until all workers have ended, one reported an error, or one died some time ago."""
     deadline = None
     while any(process.poll() is None for process in workers.processes):
+        if any("kind" in workers.report(rank) for rank in range(len(workers.processes))):
+            return
         failed = any(process.poll() not in (None, 0, EXIT_STOPPED) for process in workers.processes)
         if failed and deadline is None:
             deadline = time.monotonic() + _GRACE_SECONDS
@@ -144,7 +146,9 @@ def _raise_outcome(workers: _Workers) -> None:
         raise LaunchError(_stopped(step, asked))
     if asked is not None and all(code in (0, -asked) for code in codes):
         raise LaunchError(_stopped(0, asked))
-    rank = next(rank for rank, code in enumerate(codes) if code not in (None, 0))
+    failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
+    # The others fail on the lost connection; the one that a signal ended was the first.
+    rank = min(failed, key=lambda rank: workers.processes[rank].returncode > 0)
     raise LaunchError(_died(rank, workers.processes[rank], len(codes)))
 
 

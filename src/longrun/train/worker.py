@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -17,11 +18,13 @@ import yaml
 
 from longrun.config.stages import TrainConfig
 from longrun.errors import LongrunError
+from longrun.formats.atomic import write_text
 from longrun.formats.processes import die_with_parent
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: stopped on request with everything saved; run again to go on."""
 EXIT_REFUSED = 2
+_REPORT_SECONDS = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -57,9 +60,12 @@ def main(config_path: str, report_folder: str, parent: str) -> int:
     try:
         step, finished = work(TrainConfig.parse(values, "train"), stop)
     except LongrunError as error:
-        report.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        write_text(report, json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        # The starter ends all workers once it has read this. Leaving before that would make the
+        # others fail on a lost connection and bury the message.
+        time.sleep(_REPORT_SECONDS if "RANK" in os.environ else 0)
         return EXIT_REFUSED
-    report.write_text(json.dumps({"step": step}))
+    write_text(report, json.dumps({"step": step}))
     return 0 if finished else EXIT_STOPPED
 
 

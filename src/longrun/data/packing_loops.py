@@ -1,0 +1,285 @@
+"""The inner loops of packing: plain Python over arrays that numba can compile.
+
+Below ``COMPILE_FROM`` documents they run as they are, because compiling takes longer than the
+work; above, the very same functions are compiled, once per installation. What they compute, and
+a worked trace, is in ``longrun.data.packing``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+COMPILE_FROM = 60_000
+"""Documents from which on compiling pays: about 2.5 s against 18 us a document."""
+_CANDIDATES = 8
+"""Fitting documents among which a pack draws."""
+_LOOK_AHEAD = 64
+"""Waiting documents that are looked at for candidates."""
+_FILLS_ALONE = 4.0
+"""Weight of a candidate that makes the pack full by itself; else the number of complements."""
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Loop = Callable[..., Any]
+
+
+def run_loop(loop: Loop, lengths: Int32s, *arguments: Any) -> Any:
+    """Call one of the loops below, compiled when there are many documents."""
+    if len(lengths) < COMPILE_FROM:
+        return loop(lengths, *arguments)
+    return compiled(loop)(lengths, *arguments)
+
+
+def compiled(loop: Loop) -> Loop:
+    """Return ``loop`` compiled by numba; the result is kept on disk for the next process."""
+    import numba
+    from numba.extending import register_jitable
+
+    for part in _PARTS:
+        register_jitable(part)
+    result: Loop = numba.njit(cache=True)(loop)
+    return result
+
+
+def fit_next(lengths: Int32s, pack_size: int) -> Int64s:
+    """Return [P + 1] starts: a pack ends at the first document that does not fit."""
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    num_packs, room = 0, 0
+    for document in range(len(lengths)):
+        length = lengths[document]
+        if length > room:
+            starts[num_packs] = document
+            num_packs += 1
+            room = pack_size
+        room -= length
+    starts[num_packs] = len(lengths)
+    return starts[: num_packs + 1]
+
+
+def fit_best(lengths: Int32s, order: Int64s, pack_size: int) -> Int32s:
+    """Return [N] the pack of each document, taken in ``order``, each where it fits best.
+
+    Open packs lie on one stack per amount of room. ``some`` is a binary tree over the amounts in
+    an array (children of node n: 2 n and 2 n + 1); a node is true when a stack below it holds a
+    pack, so the least room that is enough is found in O(log pack_size).
+    """
+    leaves = 1
+    while leaves <= pack_size:
+        leaves *= 2
+    some = np.zeros(2 * leaves, np.bool_)
+    top = np.full(pack_size + 1, -1, np.int64)
+    below = np.full(len(lengths), -1, np.int64)
+    packs = np.zeros(len(lengths), np.int32)
+    num_packs = 0
+    for document in order:
+        length = lengths[document]
+        room = _least_at_least(some, length)
+        if room < 0:
+            chosen, room = num_packs, pack_size
+            num_packs += 1
+        else:
+            chosen = top[room]
+            top[room] = below[chosen]
+            if top[room] < 0:
+                _unmark(some, room)
+        packs[document] = chosen
+        room -= length
+        below[chosen] = top[room]
+        top[room] = chosen
+        _mark(some, room)
+    return packs
+
+
+def _least_at_least(some: Bools, amount: int) -> int:
+    """Return the smallest marked amount of at least ``amount``; -1: there is none."""
+    leaves = len(some) // 2
+    node = leaves + amount
+    while not some[node]:
+        # To the next subtree on the right: up while this is a right child, then across.
+        while node % 2 == 1:
+            node //= 2
+        if node == 0:
+            return -1
+        node += 1
+    while node < leaves:
+        node = 2 * node if some[2 * node] else 2 * node + 1
+    return node - leaves
+
+
+def _mark(some: Bools, amount: int) -> None:
+    node = len(some) // 2 + amount
+    while node >= 1 and not some[node]:
+        some[node] = True
+        node //= 2
+
+
+def _unmark(some: Bools, amount: int) -> None:
+    node = len(some) // 2 + amount
+    some[node] = False
+    node //= 2
+    while node >= 1:
+        some[node] = some[2 * node] or some[2 * node + 1]
+        node //= 2
+
+
+class _Waiting(NamedTuple):
+    """The documents that are not in a pack yet. N documents, lengths up to C."""
+
+    lengths: Int32s
+    """[N]."""
+    order: Int64s
+    """[N] in which they wait."""
+    used: Bools
+    """[N] whether a document is in a pack."""
+    left: Int64s
+    """[C + 1] documents of each length that wait."""
+    fits: Int64s
+    """[C + 1] leads from x to the longest waiting length of at most x: follow it until it
+    stays. Lengths only ever run out, so paths only ever get shorter."""
+    by_length: Int64s
+    """[N] documents of length 1 in waiting order, then of length 2, ..."""
+    next_of: Int64s
+    """[C + 2] where in ``by_length`` the next document of a length is found, or one before."""
+
+
+def fill_exactly(
+    lengths: Int32s, order: Int64s, uniform: Floats, pack_size: int
+) -> tuple[Int64s, Int64s]:
+    """Return [N] documents in pack order and [P + 1] starts; see ``longrun.data.packing``.
+
+    ``order`` [N] is the order of waiting, ``uniform`` [N] the random numbers of the draws.
+    """
+    waiting = _index(lengths, order, pack_size)
+    documents = np.zeros(len(lengths), np.int64)
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    candidates, weights = np.zeros(_CANDIDATES, np.int64), np.zeros(_CANDIDATES)
+    head, num_packs, room, complement = 0, 0, 0, 0
+    for taken in range(len(lengths)):
+        longest = _longest_fitting(waiting.fits, room)
+        if longest == 0:
+            # The pack is full, or nothing that waits fits: open the next one.
+            starts[num_packs] = taken
+            num_packs += 1
+            room, complement = pack_size, 0
+            while waiting.used[order[head]]:
+                head += 1
+            chosen = order[head]
+        elif complement > 0:
+            chosen = _next_of_length(waiting, complement)
+            complement = 0
+        else:
+            found = _look_ahead(waiting, head, room, candidates, weights)
+            pick = 0 if 2 * room > pack_size else _draw(weights[:found], uniform[taken])
+            if found == 0 or pick < 0:
+                chosen = _next_of_length(waiting, longest)
+            else:
+                chosen = candidates[pick]
+                if 2 * room <= pack_size:
+                    complement = room - lengths[chosen]
+        documents[taken] = chosen
+        room -= lengths[chosen]
+        _take(waiting, chosen)
+    starts[num_packs] = len(lengths)
+    return documents, starts[: num_packs + 1]
+
+
+def _index(lengths: Int32s, order: Int64s, pack_size: int) -> _Waiting:
+    num = len(lengths)
+    left = np.zeros(pack_size + 1, np.int64)
+    for document in range(num):
+        left[lengths[document]] += 1
+    next_of = np.zeros(pack_size + 2, np.int64)
+    fits = np.zeros(pack_size + 1, np.int64)
+    for length in range(1, pack_size + 1):
+        next_of[length + 1] = next_of[length] + left[length]
+        fits[length] = length if left[length] > 0 else fits[length - 1]
+    slots = next_of.copy()
+    by_length = np.zeros(num, np.int64)
+    for document in order:
+        length = lengths[document]
+        by_length[slots[length]] = document
+        slots[length] += 1
+    used = np.zeros(num, np.bool_)
+    return _Waiting(lengths, order, used, left, fits, by_length, next_of)
+
+
+def _longest_fitting(fits: Int64s, room: int) -> int:
+    """Return the longest waiting length of at most ``room``; 0: there is none."""
+    length = room
+    while fits[length] != length:
+        fits[length] = fits[fits[length]]
+        length = fits[length]
+    return length
+
+
+def _next_of_length(waiting: _Waiting, length: int) -> int:
+    """Return the waiting document of ``length`` that has waited longest; there must be one."""
+    place = waiting.next_of[length]
+    while waiting.used[waiting.by_length[place]]:
+        place += 1
+    waiting.next_of[length] = place
+    return int(waiting.by_length[place])
+
+
+def _look_ahead(
+    waiting: _Waiting, head: int, room: int, candidates: Int64s, weights: Floats
+) -> int:
+    """Find the next waiting documents that fit into ``room``; return how many.
+
+    Fills ``candidates`` and, as ``weights``, how many documents of the complementary length wait.
+    """
+    found, looked, place = 0, 0, head
+    while place < len(waiting.order) and found < _CANDIDATES and looked < _LOOK_AHEAD:
+        document = waiting.order[place]
+        place += 1
+        if waiting.used[document]:
+            continue
+        looked += 1
+        length = waiting.lengths[document]
+        if length > room:
+            continue
+        candidates[found] = document
+        weights[found] = _FILLS_ALONE
+        if length < room:
+            itself = 1.0 if 2 * length == room else 0.0
+            weights[found] = waiting.left[room - length] - itself
+        found += 1
+    return found
+
+
+def _draw(weights: Floats, uniform: float) -> int:
+    """Return an index with probability proportional to its weight; -1: all weights are 0."""
+    rest = uniform * weights.sum()
+    chosen = -1
+    for pick in range(len(weights)):
+        if weights[pick] > 0.0:
+            chosen = pick
+            rest -= weights[pick]
+            if rest < 0.0:
+                break
+    return chosen
+
+
+def _take(waiting: _Waiting, document: int) -> None:
+    length = waiting.lengths[document]
+    waiting.used[document] = True
+    waiting.left[length] -= 1
+    if waiting.left[length] == 0:
+        waiting.fits[length] = waiting.fits[length - 1]
+
+
+_PARTS: tuple[Loop, ...] = (
+    _least_at_least,
+    _mark,
+    _unmark,
+    _index,
+    _longest_fitting,
+    _next_of_length,
+    _look_ahead,
+    _draw,
+    _take,
+)

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+
+from longrun.config.stages import PackConfig
+from longrun.data import pack
+from longrun.errors import InputError
+from longrun.formats.plans import PackSet
+
+
+def make(prepared, tmp_path, **settings) -> PackConfig:
+    values = {"documents": prepared, "output_dir": tmp_path / "packs", "pack_size": 2048}
+    return PackConfig.parse(values | settings, "pack")
+
+
+def test_every_document_is_in_one_pack_of_every_epoch(prepared, tmp_path):
+    manifest = pack.run(make(prepared, tmp_path, num_epochs=3))
+    packs = PackSet.open(tmp_path / "packs")
+    assert packs.num_epochs == 3
+    for epoch in range(3):
+        plan = packs.plan(epoch)
+        assert sorted(plan.documents.tolist()) == list(range(len(packs.training)))
+        for at in range(len(plan)):
+            assert packs.training.lengths[plan[at]].sum() <= 2048
+    held_out = packs.validation_plan
+    assert sorted(held_out.documents.tolist()) == list(range(len(packs.validation)))
+    assert packs.plan(0).documents.tolist() != packs.plan(1).documents.tolist()
+    assert manifest.ledger.records_in == len(packs.training) + len(packs.validation)
+
+
+def test_documents_longer_than_a_pack_are_dropped_and_counted(prepared, tmp_path):
+    whole = PackSet.open(_packed(prepared, tmp_path, output_dir=tmp_path / "whole"))
+    bound = int(np.quantile(whole.training.lengths, 0.9))
+    config = make(prepared, tmp_path, pack_size=bound, max_dropped_share=0.5)
+    ledger = pack.run(config).ledger
+    packs = PackSet.open(tmp_path / "packs")
+    fitting = np.flatnonzero(packs.training.lengths <= bound)
+    assert sorted(packs.plan(0).documents.tolist()) == fitting.tolist()
+    dropped = sum(int((part.lengths > bound).sum()) for part in (packs.training, packs.validation))
+    assert ledger.dropped == {"longer than pack_size": dropped}
+    assert ledger.kept + dropped == ledger.records_in
+    tokens = sum(int(part.lengths.sum()) for part in (packs.training, packs.validation))
+    assert ledger.tokens_kept + ledger.tokens_dropped["longer than pack_size"] == tokens
+
+
+def _packed(prepared, tmp_path, **settings):
+    config = make(prepared, tmp_path, **settings)
+    pack.run(config)
+    return config.output_dir
+
+
+def test_too_many_dropped_documents_stop_the_stage(prepared, tmp_path):
+    message = r"documents \(\d+\.\d%\) are longer than pack_size 80; pack\.max_dropped_share allows"
+    with pytest.raises(InputError, match=message):
+        pack.run(make(prepared, tmp_path, pack_size=80))
+
+
+def test_an_over_long_document_can_be_an_error_that_names_its_line(prepared, tmp_path):
+    message = r"records\.jsonl:\d+: the document has \d+ tokens, a pack 80; set pack\.pack_size"
+    with pytest.raises(InputError, match=message):
+        pack.run(make(prepared, tmp_path, pack_size=80, over_long="error"))
+
+
+def test_documents_of_an_unfinished_stage_are_refused(prepared, tmp_path):
+    (prepared / "manifest.json").unlink()
+    with pytest.raises(InputError, match="not the output of a finished stage"):
+        pack.run(make(prepared, tmp_path))
+    assert not (tmp_path / "packs").exists()
+
+
+def test_figures_describe_the_first_epoch(prepared, tmp_path):
+    manifest = pack.run(make(prepared, tmp_path, num_epochs=2))
+    stats = json.loads((tmp_path / "packs" / "stats.json").read_text())
+    info = json.loads((tmp_path / "packs" / "packs.json").read_text())
+    plan = PackSet.open(tmp_path / "packs").plan(0)
+    assert info["num_packs"][0] == len(plan) == manifest.counts["packs"]
+    assert stats["fill"] == pytest.approx(info["fill"][0])
+    assert sum(stats["fill_histogram"]["counts"]) == len(plan)
+    per_pack = stats["documents_per_pack"]["counts"]
+    assert sum(count * size for size, count in enumerate(per_pack)) == len(plan.documents)
+
+
+def test_the_same_settings_give_the_same_bytes(prepared, tmp_path, samples):
+    one = _packed(prepared, tmp_path, output_dir=tmp_path / "one", num_epochs=2)
+    two = _packed(prepared, tmp_path, output_dir=tmp_path / "two", num_epochs=2)
+    assert samples.contents(one) == samples.contents(two)
+
+
+def test_without_held_out_documents_validation_has_no_packs(make_config, samples, tmp_path):
+    from longrun.data import prepare
+
+    data = samples.write_jsonl(tmp_path / "a.jsonl", samples.records(20))
+    prepare.run(make_config(data=data))
+    pack.run(make(tmp_path / "out", tmp_path))
+    assert len(PackSet.open(tmp_path / "packs").validation_plan) == 0

@@ -1,0 +1,23 @@
+import json
+
+from longrun.config.stages import SynthesizeConfig
+from longrun.data import synthesize
+from longrun.data.prompts import load_prompt
+
+
+def test_records_benchmarks_and_prompts_are_written(tmp_path, samples):
+    config = SynthesizeConfig(output_dir=tmp_path / "one", num_problems=20, num_held_out=4)
+    manifest = synthesize.run(config)
+    counts = [manifest.counts[mode] for mode in ("cot", "tir", "genselect")]
+    assert counts == [7, 7, 6]
+    for folder, expected in (("train", 20), ("held-out", 12)):
+        rows = [
+            json.loads(line)
+            for path in (tmp_path / "one" / folder).iterdir()
+            for line in path.read_text().splitlines()
+        ]
+        assert len(rows) == expected
+    fields = load_prompt(tmp_path / "one" / "prompts" / "tir.yaml").fields()
+    assert fields == {"problem", "total_code_executions"}
+    synthesize.run(SynthesizeConfig(output_dir=tmp_path / "two", num_problems=20, num_held_out=4))
+    assert samples.contents(tmp_path / "one") == samples.contents(tmp_path / "two")

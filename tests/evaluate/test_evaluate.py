@@ -1,0 +1,198 @@
+import json
+
+import pytest
+
+from longrun.config.stages import EvaluateConfig, GenerateConfig
+from longrun.errors import InputError
+from longrun.evaluate.evaluate import run
+from longrun.formats.predictions import Prediction, read_grades, read_summary, write_rows
+from longrun.formats.stage import open_stage
+
+
+def predict(name, generation, **changes):
+    values = {
+        "id": name,
+        "sample": 0,
+        "mode": "cot",
+        "source": "s",
+        "problem": "?",
+        "prompt_tokens": 4,
+        "expected_answer": "42",
+        "candidates": [],
+        "generation": generation,
+        "pieces": [("answer", generation)],
+        "finish": "stop",
+        "tokens": 10,
+        "code_calls": 0,
+        "code_errors": 0,
+    }
+    return Prediction(**values | changes)
+
+
+RIGHT, WRONG, NONE = r"so \boxed{42}", r"so \boxed{41}", "no idea"
+SUMS = {
+    "base": [predict("a", WRONG), predict("b", RIGHT), predict("c", NONE, finish="length")],
+    "tuned": [predict("a", RIGHT), predict("b", r"\boxed{\frac{84}{2}}"), predict("c", WRONG)],
+}
+CHOICES = {
+    "tuned": [
+        predict(
+            name,
+            f"Judgment: {chosen}",
+            mode="genselect",
+            candidates=["41", "42", "42.0", "7"],
+            problem="Solution 0: x\nSolution 1: y",
+        )
+        for name, chosen in (("a", 1), ("b", 0), ("c", 9))
+    ]
+}
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """Write what ``generate`` would have written."""
+
+    def write(name, benchmarks):
+        folder = tmp_path / name
+        config = GenerateConfig.parse(
+            {
+                "output_dir": str(folder),
+                "models": {},
+                "benchmarks": [{"name": "b", "path": __file__}],
+            },
+            "generate",
+        )
+        with open_stage("generate", config) as stage:
+            for benchmark, models in benchmarks.items():
+                for label, rows in models.items():
+                    (folder / label).mkdir(exist_ok=True)
+                    write_rows(folder / label / f"{benchmark}.jsonl", rows)
+            stage.finish(counts={})
+        return folder
+
+    return write
+
+
+def evaluate(tmp_path, *folders, name="out"):
+    config = EvaluateConfig.parse(
+        {"output_dir": str(tmp_path / name), "predictions": [str(folder) for folder in folders]},
+        "evaluate",
+    )
+    return config.output_dir, run(config)
+
+
+def test_grades_say_what_was_answered_and_why(tmp_path, generated):
+    folder, manifest = evaluate(tmp_path, generated("g", {"sums": SUMS}))
+    grades = read_grades(folder / "grades" / "base" / "sums.jsonl")
+    assert [(g.predicted_answer, g.verdict, g.correct) for g in grades] == [
+        ("41", "wrong", False),
+        ("42", "right", True),
+        (None, "no answer", False),
+    ]
+    assert grades[0].why == "another number"
+    assert manifest.counts == {"graded": 6, "no_answer": 1, "right": 3, "wrong": 2}
+
+
+def test_the_summary_holds_one_row_per_model_and_benchmark_and_their_difference(
+    tmp_path, generated
+):
+    folder, _ = evaluate(tmp_path, generated("g", {"sums": SUMS, "choices": CHOICES}))
+    summary = read_summary(folder)
+    figures = {(row.model, row.benchmark): row.pass_at_1 for row in summary.rows}
+    assert figures == {
+        ("base", "sums"): pytest.approx(1 / 3),
+        ("tuned", "sums"): pytest.approx(2 / 3),
+        ("tuned", "choices"): pytest.approx(1 / 3),
+    }
+    (difference,) = summary.differences
+    assert (difference.model, difference.baseline, difference.problems) == ("tuned", "base", 3)
+    assert difference.difference == pytest.approx(1 / 3)
+    text = (folder / "summary.md").read_text()
+    assert "| tuned | sums | cot | 3 | 1 | 66.7 [" in text
+
+
+def test_selection_is_graded_by_the_chosen_answer_and_shown_beside_chance(tmp_path, generated):
+    folder, _ = evaluate(tmp_path, generated("g", {"choices": CHOICES}))
+    grades = read_grades(folder / "grades" / "tuned" / "choices.jsonl")
+    assert [grade.predicted_answer for grade in grades] == ["42", "41", None]
+    (row,) = read_summary(folder).rows
+    assert row.chance == 0.5
+    assert row.mode == "genselect"
+    assert row.no_answer_rate == pytest.approx(1 / 3)
+
+
+def test_folders_are_read_together(tmp_path, generated):
+    one = generated("one", {"sums": {"base": SUMS["base"]}})
+    two = generated("two", {"sums": {"tuned": SUMS["tuned"]}})
+    folder, _ = evaluate(tmp_path, one, two)
+    assert len(read_summary(folder).differences) == 1
+
+
+def test_the_same_label_and_benchmark_twice_is_refused(tmp_path, generated):
+    one = generated("one", {"sums": SUMS})
+    two = generated("two", {"sums": {"base": SUMS["base"]}})
+    with pytest.raises(InputError, match="give the models different labels"):
+        evaluate(tmp_path, one, two)
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_bytes(tmp_path, generated, monkeypatch):
+    source = generated("g", {"sums": SUMS})
+    whole, _ = evaluate(tmp_path, source)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longrun.evaluate.evaluate._summarise", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, source, name="again")
+    again, _ = evaluate(tmp_path, source, name="again")
+    for name in ("summary.json", "summary.md", "grades/base/sums.jsonl"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_unfinished_generation_is_refused(tmp_path):
+    (tmp_path / "half").mkdir()
+    with pytest.raises(InputError, match="not the output of a finished stage"):
+        evaluate(tmp_path, tmp_path / "half")
+
+
+def test_output_of_another_stage_is_refused(tmp_path, generated):
+    folder, _ = evaluate(tmp_path, generated("g", {"sums": SUMS}))
+    with pytest.raises(InputError, match="is output of evaluate; name output folders of generate"):
+        evaluate(tmp_path, folder, name="twice")
+
+
+def test_a_cut_predictions_file_is_named(tmp_path, generated):
+    source = generated("g", {"sums": SUMS})
+    path = source / "base" / "sums.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"sums.jsonl:3: is not a whole JSON object"):
+        evaluate(tmp_path, source)
+
+
+def test_the_summary_is_a_golden_file(tmp_path, generated):
+    folder, _ = evaluate(tmp_path, generated("g", {"sums": {"base": SUMS["base"]}}))
+    assert json.loads((folder / "summary.json").read_text()) == {
+        "rows": [
+            {
+                "model": "base",
+                "benchmark": "sums",
+                "mode": "cot",
+                "problems": 3,
+                "samples": 1,
+                "pass_at_1": pytest.approx(1 / 3),
+                "standard_error": pytest.approx(1 / 3),
+                "interval": pytest.approx([0.0615, 0.7923], abs=1e-4),
+                "majority": pytest.approx(1 / 3),
+                "no_answer_rate": pytest.approx(1 / 3),
+                "unfinished_rate": pytest.approx(1 / 3),
+                "timed_out_rate": 0.0,
+                "mean_tokens": 10.0,
+                "code_calls": 0.0,
+                "code_errors": 0.0,
+                "chance": None,
+            }
+        ],
+        "differences": [],
+    }

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longrun.evaluate.sampling import choose_by_chance, choose_greedy
+
+
+def draw(logits, uniforms, **options):
+    return choose_by_chance(
+        torch.tensor(logits),
+        torch.tensor(uniforms, dtype=torch.float64),
+        **{"temperature": 1.0, "top_p": 1.0} | options,
+    ).tolist()
+
+
+def test_tokens_come_as_often_as_the_model_says():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1000, -1)
+    uniforms = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = choose_by_chance(logits, uniforms, temperature=1.0, top_p=1.0).bincount()
+    assert counts.tolist() == pytest.approx([100, 200, 300, 400], abs=1)
+
+
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().tolist()
+    drawn = {draw([logits], [u / 100], top_p=0.69)[0] for u in range(100)}
+    assert drawn == {2, 3}
+    assert {draw([logits], [u / 100], top_p=0.39)[0] for u in range(100)} == {3}
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=9), st.floats(0.01, 1.0))
+def test_the_edges_of_chance_stay_inside_the_vocabulary(logits, top_p):
+    for uniform in (0.0, 1.0 - 2**-53):
+        assert 0 <= draw([logits], [uniform], top_p=top_p)[0] < len(logits)
+
+
+@given(st.integers(0, 10_000))
+def test_cold_sampling_is_greedy(seed):
+    logits = torch.randn(1, 30, generator=torch.Generator().manual_seed(seed))
+    cold = choose_by_chance(logits, torch.tensor([0.5]), temperature=1e-4, top_p=1.0)
+    assert cold.tolist() == choose_greedy(logits).tolist()
+
+
+def test_a_row_does_not_see_its_neighbours():
+    logits = [[1.0, 2.0, 0.5], [0.0, 0.0, 3.0], [2.0, 2.0, 2.0]]
+    together = draw(logits, [0.3, 0.6, 0.9], top_p=0.95)
+    assert together == [
+        draw([row], [uniform], top_p=0.95)[0]
+        for row, uniform in zip(logits, [0.3, 0.6, 0.9], strict=True)
+    ]

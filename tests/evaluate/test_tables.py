@@ -1,0 +1,62 @@
+import io
+
+from rich.console import Console
+
+from longrun.evaluate.tables import difference_table, summary_markdown, summary_table
+from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow
+
+ROW = SummaryRow(
+    model="tuned",
+    benchmark="sums",
+    mode="cot",
+    problems=30,
+    samples=4,
+    pass_at_1=0.525,
+    standard_error=0.06,
+    interval=(0.41, 0.637),
+    majority=0.6,
+    no_answer_rate=0.1,
+    unfinished_rate=0.05,
+    timed_out_rate=0.0,
+    mean_tokens=81.6,
+    code_calls=0.0,
+    code_errors=0.0,
+    chance=None,
+)
+DIFFERENCE = DifferenceRow(
+    model="tuned",
+    baseline="base",
+    benchmark="sums",
+    mode="cot",
+    problems=30,
+    difference=0.25,
+    standard_error=0.08,
+    interval=(0.09, 0.4),
+)
+
+
+def shown(table):
+    console = Console(file=io.StringIO(), width=140, color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_every_score_is_shown_with_its_interval():
+    text = shown(summary_table([ROW]))
+    assert "52.5 [41.0, 63.7]" in text
+    assert "+25.0 [+9.0, +40.0]" in shown(difference_table([DIFFERENCE]))
+
+
+def test_columns_that_say_nothing_are_left_out_of_the_terminal():
+    text = shown(summary_table([ROW]))
+    assert "chance" not in text
+    assert "code calls" not in text
+
+
+def test_the_markdown_says_which_interval_it_is():
+    text = summary_markdown(Summary(rows=[ROW], differences=[DIFFERENCE]))
+    assert "| tuned | sums | cot | 30 | 4 | 52.5 [41.0, 63.7] |" in text
+    assert "| tuned | base | sums | cot | 30 | +25.0 [+9.0, +40.0] |" in text
+    assert "Wilson" in text
+    assert "Agresti-Min" in text
+    assert "## Differences" not in summary_markdown(Summary(rows=[ROW], differences=[]))
