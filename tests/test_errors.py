@@ -4,7 +4,6 @@ import pytest
 
 from longrun import errors
 
-
 TREE = [errors.LongrunError, *errors.LongrunError.__subclasses__()]
 
 

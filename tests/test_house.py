@@ -31,9 +31,7 @@ def test_every_room_says_in_one_line_what_lives_there():
 
 def test_collectives_have_one_home():
     collective = {
-        path.relative_to(ROOT).parts[0]
-        for path in MODULES
-        if "torch.distributed" in imported(path)
+        path.relative_to(ROOT).parts[0] for path in MODULES if "torch.distributed" in imported(path)
     }
     assert collective == {"parallel"}
 

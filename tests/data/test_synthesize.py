@@ -4,9 +4,11 @@ from longrun.config.stages import SynthesizeConfig
 from longrun.data import synthesize
 from longrun.data.prompts import load_prompt
 
+SMALL = {"num_cot": 7, "num_tir": 7, "num_genselect": 6, "num_held_out": 4}
+
 
 def test_records_benchmarks_and_prompts_are_written(tmp_path, samples):
-    config = SynthesizeConfig(output_dir=tmp_path / "one", num_problems=20, num_held_out=4)
+    config = SynthesizeConfig(output_dir=tmp_path / "one", **SMALL)
     manifest = synthesize.run(config)
     counts = [manifest.counts[mode] for mode in ("cot", "tir", "genselect")]
     assert counts == [7, 7, 6]
@@ -19,5 +21,5 @@ def test_records_benchmarks_and_prompts_are_written(tmp_path, samples):
         assert len(rows) == expected
     fields = load_prompt(tmp_path / "one" / "prompts" / "tir.yaml").fields()
     assert fields == {"problem", "total_code_executions"}
-    synthesize.run(SynthesizeConfig(output_dir=tmp_path / "two", num_problems=20, num_held_out=4))
+    synthesize.run(SynthesizeConfig(output_dir=tmp_path / "two", **SMALL))
     assert samples.contents(tmp_path / "one") == samples.contents(tmp_path / "two")

@@ -118,16 +118,22 @@ def test_notices_count_down_from_a_budget_drawn_uniformly(most: int) -> None:
 
 
 def test_a_selection_marks_exactly_the_right_candidate() -> None:
-    names = {0: "right", 1: "high", -1: "low"}
     for record in _records("genselect"):
         answer = str(record["expected_answer"])
         shown = re.findall(r"^(\d): Answer: \\boxed\{(\d+)\}$", str(record["problem"]), re.M)
         assert len(shown) in (2, 3)
         assert [candidate for _, candidate in shown].count(answer) == 1
         *_, judgment = solution = str(record["generated_solution"]).splitlines()
-        verdicts = re.findall(r"^(\d): (\d+) against (\d+): (\w+)$", "\n".join(solution), re.M)
+        pattern = r"^(\d): (\d)=(\d) (\w+) (\d)=(\d) (\w+) (\w+)$"
+        verdicts = re.findall(pattern, "\n".join(solution), re.M)
+        words = {True: ("yes", "right"), False: ("no", "wrong")}
         assert verdicts == [
-            (index, candidate, answer, names[(candidate > answer) - (candidate < answer)])
+            (
+                index,
+                *(candidate[0], answer[0], words[candidate[0] == answer[0]][0]),
+                *(candidate[1], answer[1], words[candidate[1] == answer[1]][0]),
+                words[candidate == answer][1],
+            )
             for index, candidate in shown
         ]
         right = next(index for index, candidate in shown if candidate == answer)

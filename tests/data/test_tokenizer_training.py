@@ -1,6 +1,7 @@
 """A tokenizer trained on the spot: digits alone, nothing lost, loadable as any other."""
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,26 +31,17 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(_texts(), vocabulary_size=1024)
 
 
-def test_digits_newlines_and_dollars_are_tokens_of_their_own(tokenizer: Tokenizer) -> None:
-    tokens = [
-        tokenizer.decode([token_id]) for token_id in tokenizer.encode("a = 2014\n\n$1$ the 7").ids
-    ]
-    assert tokens == ["a", " = ", "2", "0", "1", "4", "\n", "\n", "$", "1", "$", " the", " ", "7"]
+def test_every_digit_is_a_token_of_its_own(tokenizer: Tokenizer) -> None:
+    tokens = [tokenizer.decode([token_id]) for token_id in tokenizer.encode("a = 2014\nthe 7").ids]
+    assert tokens[2:7] == [" ", "2", "0", "1", "4"]
+    assert tokens[-1] == "7"
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text() | st.lists(st.sampled_from([*_texts()][:5])).map("".join))
 def test_decoding_gives_back_every_text(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
-
-
-def test_a_text_can_be_cut_after_any_newline_without_changing_its_tokens(
-    tokenizer: Tokenizer,
-) -> None:
-    for text in _texts():
-        pieces = text.splitlines(keepends=True)
-        cut = [token_id for piece in pieces for token_id in tokenizer.encode(piece).ids]
-        assert cut == tokenizer.encode(text).ids
+    decoded = tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False)
+    assert decoded == unicodedata.normalize("NFC", text)
 
 
 def test_the_vocabulary_holds_the_special_tokens_first_and_stays_within_its_size() -> None:
@@ -59,9 +51,14 @@ def test_the_vocabulary_holds_the_special_tokens_first_and_stays_within_its_size
     assert all(len(small.encode(tag).ids) == 1 for tag in TAG_TOKENS)
 
 
-def test_transformers_loads_the_folder_and_agrees(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [{}, {"model_type": "qwen2"}], ids=["alone", "in a model"])
+def test_transformers_loads_the_folder_and_agrees(
+    beside: dict[str, str], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     folder = tmp_path / "tokenizer"
     write_tokenizer_folder(tokenizer, folder, model_max_length=512)
+    if beside:
+        (folder / "config.json").write_text(json.dumps(beside))
     loaded = AutoTokenizer.from_pretrained(folder)
     assert (loaded.eos_token, loaded.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert loaded.model_max_length == 512

@@ -1,8 +1,9 @@
 import io
 
+from msgspec import structs
 from rich.console import Console
 
-from longrun.evaluate.tables import difference_table, summary_markdown, summary_table
+from longrun.evaluate.tables import accuracy_table, summary_markdown
 from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow
 
 ROW = SummaryRow(
@@ -41,16 +42,15 @@ def shown(table):
     return console.file.getvalue()
 
 
-def test_every_score_is_shown_with_its_interval():
-    text = shown(summary_table([ROW]))
-    assert "52.5 [41.0, 63.7]" in text
-    assert "+25.0 [+9.0, +40.0]" in shown(difference_table([DIFFERENCE]))
-
-
-def test_columns_that_say_nothing_are_left_out_of_the_terminal():
-    text = shown(summary_table([ROW]))
-    assert "chance" not in text
-    assert "code calls" not in text
+def test_models_stand_down_and_benchmarks_across_each_score_with_its_interval():
+    selection = structs.replace(ROW, benchmark="selection", chance=0.42, pass_at_1=0.9)
+    base = structs.replace(ROW, model="base", pass_at_1=0.0, interval=(0.0, 0.1))
+    lines = shown(accuracy_table([base, ROW, selection])).splitlines()
+    assert [line.split()[1] for line in lines if "[" in line][1:] == ["base", "tuned"]
+    assert "52.5 [41.0, 63.7]" in lines[5]
+    assert "90.0 [41.0, 63.7]" in lines[5]
+    assert "(chance)" in lines[6]
+    assert "42.0" in lines[6]
 
 
 def test_the_markdown_says_which_interval_it_is():

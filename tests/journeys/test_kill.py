@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 RAW = yaml.safe_load("""
 name: tiny
 stages:
-  problems: {verb: synthesize, num_problems: 600, num_held_out: 6}
+  problems: {verb: synthesize, num_cot: 200, num_tir: 200, num_genselect: 200, num_held_out: 6}
   tokenizer: {verb: train_tokenizer, data: "${problems}/train/*.jsonl", vocab_size: 400}
   base: {verb: init_model, tokenizer: "${tokenizer}", num_layers: 1, hidden_size: 32, num_heads: 2,
          num_kv_heads: 1, intermediate_size: 64}

@@ -14,13 +14,15 @@ from longrun.errors import ConfigError, LaunchError
 from longrun.launch.local import Watcher, run_local, select_stages
 from longrun.launch.run_folder import job_folder, open_run, stage_rows
 
+SMALL = {"num_cot": 20, "num_tir": 20, "num_genselect": 20, "num_held_out": 5}
+
 
 def recipe(folder: Path, *overrides: str) -> Recipe:
     raw = {
         "name": "small",
         "output_dir": str(folder / "run"),
         "stages": {
-            "problems": {"verb": "synthesize", "num_problems": 60, "num_held_out": 5},
+            "problems": {"verb": "synthesize", **SMALL},
             "tokenizer": {"verb": "train_tokenizer", "data": "${problems}/train/*.jsonl"},
         },
     }
@@ -94,7 +96,7 @@ def test_stages_are_selected_by_name(tmp_path):
 
 
 def test_interrupting_the_command_ends_its_stage_and_the_same_command_continues(tmp_path):
-    loaded = recipe(tmp_path, "problems.num_problems=200000")
+    loaded = recipe(tmp_path, "problems.num_cot=200000")
     (tmp_path / "recipe.yaml").write_text("")
     run_recipe = (
         "import sys; from pathlib import Path; from longrun.launch.run_folder import open_run;"

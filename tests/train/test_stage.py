@@ -33,8 +33,17 @@ def weights(folder):
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
-def start(world, folder, **settings) -> subprocess.Popen:
-    """Start the stage in a process of its own, so that all of it can be killed."""
+@pytest.fixture
+def start():
+    """Return ``start(world, folder)``: the stage in a process that can be killed as a whole."""
+    started = []
+    yield lambda *where, **settings: started.append(launch(*where, **settings)) or started[-1]
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def launch(world, folder, **settings) -> subprocess.Popen:
     config = world.config(folder, **settings).model_dump(mode="json")
     code = (
         "import json, sys\n"
@@ -113,9 +122,10 @@ def test_the_output_is_a_finished_stage_with_a_model(world, alone):
     assert stage.run(world.config(alone, **LONG | {"verify": True})) == manifest
 
 
+@pytest.mark.timeout(300)  # half a dozen starts of torch, slow when the machine is busy
 @pytest.mark.parametrize(("num_processes", "reference"), [(1, "alone"), (2, "pair")])
 def test_a_training_killed_at_random_instants_is_bitwise_the_uninterrupted_one(
-    world, tmp_path, num_processes, reference, request
+    world, start, tmp_path, num_processes, reference, request
 ):
     random_instants = random.Random(num_processes)
     settings = LONG | {"num_processes": num_processes}
@@ -138,7 +148,7 @@ def test_a_training_killed_at_random_instants_is_bitwise_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_saves_and_names_the_step(world, tmp_path, number):
+def test_a_stop_signal_saves_and_names_the_step(world, start, tmp_path, number):
     process = start(world, tmp_path / "run", **LONG | {"max_steps": 5000, "max_epochs": 5000})
     wait_for_lines(process, tmp_path / "run", 3)
     process.send_signal(number)
@@ -150,7 +160,7 @@ def test_a_stop_signal_saves_and_names_the_step(world, tmp_path, number):
     assert len(read_metrics(tmp_path / "run")) >= step >= 3
 
 
-def test_a_training_continues_on_another_layout(world, tmp_path, alone):
+def test_a_training_continues_on_another_layout(world, start, tmp_path, alone):
     process = start(world, tmp_path / "run", **LONG, num_processes=2, sharding="full")
     wait_for_lines(process, tmp_path / "run", 3)
     process.send_signal(signal.SIGUSR1)
@@ -163,7 +173,7 @@ def test_a_training_continues_on_another_layout(world, tmp_path, alone):
         assert two[key] == pytest.approx(one[key], rel=2e-5)
 
 
-def test_a_killed_worker_is_named_and_the_others_are_ended(world, tmp_path):
+def test_a_killed_worker_is_named_and_the_others_are_ended(world, start, tmp_path):
     process = start(
         world, tmp_path / "run", **LONG | {"max_steps": 5000, "max_epochs": 5000}, num_processes=2
     )
@@ -175,7 +185,7 @@ def test_a_killed_worker_is_named_and_the_others_are_ended(world, tmp_path):
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 
-def test_workers_die_with_the_stage(world, tmp_path):
+def test_workers_die_with_the_stage(world, start, tmp_path):
     process = start(
         world, tmp_path / "run", **LONG | {"max_steps": 5000, "max_epochs": 5000}, num_processes=2
     )
@@ -245,7 +255,7 @@ def test_a_finished_training_of_other_settings_is_not_continued(world, alone):
         stage.run(world.config(alone, **LONG, seed=1))
 
 
-def test_a_stop_before_the_first_step_saves_nothing(world, tmp_path):
+def test_a_stop_before_the_first_step_saves_nothing(world, start, tmp_path):
     process = start(world, tmp_path / "run", **LONG)
     while not workers_of(process):
         time.sleep(0.01)

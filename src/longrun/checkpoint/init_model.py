@@ -44,7 +44,7 @@ def run(config: InitModelConfig) -> Manifest:
 def _write(config: InitModelConfig, folder: Path) -> int:
     settings = hugging_face_config(config)
     model = Decoder(Arch.from_hf(settings, "init_model"), backend="reference")
-    model.initialise(config.seed)
+    model.initialise(config.seed, config.std)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     write_weights(folder, shapes, weights.__getitem__, torch.float32)
@@ -66,6 +66,7 @@ def hugging_face_config(config: InitModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "hidden_act": "silu",
         "max_position_embeddings": config.max_positions,
+        "initializer_range": config.std,
         "rms_norm_eps": 1e-6,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.tied,

@@ -4,7 +4,6 @@ On a terminal: the newest lines of the log above one bar. Elsewhere: plain lines
 name of its stage. Colour only on terminals; rich sees to that.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.formats.manifest import Manifest
+from longrun.formats.manifest import MANIFEST_NAME, Manifest
 from longrun.formats.progress import format_seconds
 from longrun.launch.local import Watcher
 from longrun.launch.run_folder import stage_rows
-
 
 PLAIN_WIDTH = 160
 """Columns of tables in files and pipes, where no terminal says how wide it is."""
@@ -106,8 +104,8 @@ def print_results(console: Console, recipe: Recipe, seconds: float) -> None:
     """Print the accuracies and the place of the report of a finished run."""
     for stage in recipe.stages:
         folder = stage.config.output_dir
-        if stage.verb == "evaluate" and (folder / "summary.json").exists():
-            _print_summary(console, folder / "summary.json")
+        if stage.verb == "evaluate" and (folder / MANIFEST_NAME).exists():
+            _print_accuracy(console, folder)
     console.print(f"{recipe.name} finished in {format_seconds(seconds)}: {recipe.output_dir}")
     for stage in recipe.stages:
         page = stage.config.output_dir / "report.html"
@@ -115,7 +113,8 @@ def print_results(console: Console, recipe: Recipe, seconds: float) -> None:
             console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _print_summary(console: Console, path: Path) -> None:
-    from longrun.evaluate.tables import summary_table
+def _print_accuracy(console: Console, folder: Path) -> None:
+    from longrun.evaluate.tables import accuracy_table
+    from longrun.formats.predictions import read_summary
 
-    console.print(summary_table(json.loads(path.read_text())["rows"]))
+    console.print(accuracy_table(read_summary(folder).rows))

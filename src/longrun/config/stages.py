@@ -41,8 +41,12 @@ Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
 class SynthesizeConfig(StageConfig):
     """Write generated problems with worked solutions in the OpenMathReasoning columns."""
 
-    num_problems: PositiveInt = 6000
-    """Training problems over all modes."""
+    num_cot: PositiveInt = 6000
+    """Training records solved by reasoning in words."""
+    num_tir: PositiveInt = 2400
+    """Training records solved with Python; they are long and learned soon."""
+    num_genselect: PositiveInt = 7200
+    """Training records that choose among candidate solutions."""
     num_held_out: PositiveInt = 100
     """Benchmark problems of each mode; their operands never occur in training."""
     seed: NonNegativeInt = 0
@@ -81,6 +85,8 @@ class InitModelConfig(StageConfig):
     """Base of the rotary position embedding."""
     tied: bool = True
     """Share the embedding with the output layer."""
+    std: Positive = 0.02
+    """Standard deviation of the random weights; narrow models learn sooner with more."""
     seed: NonNegativeInt = 0
     """Decides the random weights."""
 

@@ -29,10 +29,9 @@ def run(config: SynthesizeConfig) -> Manifest:
         for name in ("train", "held-out", "prompts"):
             (stage.folder / name).mkdir(exist_ok=True)
         counts: dict[str, float] = {}
-        for position, mode in enumerate(MODES):
-            # The first modes take what does not divide.
-            share = (config.num_problems + len(MODES) - 1 - position) // len(MODES)
-            records = generate_records(mode, num_records=share, seed=config.seed)
+        wanted = {"cot": config.num_cot, "tir": config.num_tir, "genselect": config.num_genselect}
+        for mode in MODES:
+            records = generate_records(mode, num_records=wanted[mode], seed=config.seed)
             counts[mode] = _write(stage.folder / "train" / f"{mode}.jsonl", records)
             rows = generate_benchmark(mode, num_problems=config.num_held_out, seed=config.seed)
             name = f"{mode}.jsonl"

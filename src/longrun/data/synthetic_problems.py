@@ -44,7 +44,7 @@ SUM_FAMILIES = (
     Family(
         source="synthetic_sums",
         operation="sum",
-        fewest_operands=3,
+        fewest_operands=2,
         most_operands=3,
         slip_chance=0.1,
     ),
@@ -52,7 +52,7 @@ SUM_FAMILIES = (
         source="synthetic_long_sums",
         operation="sum",
         fewest_operands=4,
-        most_operands=5,
+        most_operands=4,
         slip_chance=0.25,
     ),
 )

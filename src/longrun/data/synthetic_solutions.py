@@ -121,18 +121,22 @@ def write_selection_prompt(problem: Problem, candidates: Sequence[int]) -> str:
 def select_solution(problem: Problem, candidates: Sequence[int]) -> str:
     """Return the ``genselect`` solution: recompute, compare each candidate, judge.
 
-    A wrong candidate is called low or high: a small model learns to order numbers long before it
-    learns to tell equal ones from unequal ones.
+    Answers are compared digit by digit, each pair side by side: whether two neighbouring digits
+    are equal is a table a small model learns soon, whether two numbers are is not.
     """
     verdicts = [
-        f"{index}: {answer} against {problem.answer}: {_compare(answer, problem.answer)}\n"
-        for index, answer in enumerate(candidates)
+        f"{index}: {_compare(answer, problem.answer)}\n" for index, answer in enumerate(candidates)
     ]
     judgment = f"Judgment: {candidates.index(problem.answer)}"
     return "".join([write_running_total(problem), *verdicts, judgment])
 
 
 def _compare(candidate: int, answer: int) -> str:
-    if candidate == answer:
-        return "right"
-    return "low" if candidate < answer else "high"
+    """Compare two two-digit numbers in words.
+
+    >>> _compare(27, 24)
+    '2=2 yes 7=4 no wrong'
+    """
+    pairs = zip(f"{candidate:02d}", f"{answer:02d}", strict=True)
+    digits = " ".join(f"{one}={two} {'yes' if one == two else 'no'}" for one, two in pairs)
+    return f"{digits} {'right' if candidate == answer else 'wrong'}"

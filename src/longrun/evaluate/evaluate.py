@@ -76,7 +76,7 @@ def run(config: EvaluateConfig) -> Manifest:
 
 
 def find_predictions(folders: Sequence[Path]) -> Files:
-    """Return every predictions file of the finished ``generate`` outputs, sorted by key.
+    """Return every predictions file of the finished ``generate`` outputs, in the order asked for.
 
     Raises:
         InputError: a folder is not such an output, holds no predictions, or repeats another.
@@ -87,13 +87,18 @@ def find_predictions(folders: Sequence[Path]) -> Files:
         if manifest.verb != "generate":
             problem = f"is output of {manifest.verb}; name output folders of generate"
             raise InputError.at(folder, None, problem)
-        for path in sorted(folder.glob("*/*.jsonl")):
+        order = [name.removeprefix("models.") for name in manifest.inputs]
+        found = sorted(folder.glob("*/*.jsonl"))
+        found.sort(
+            key=lambda path: order.index(path.parent.name) if path.parent.name in order else 0
+        )
+        for path in found:
             key = (path.parent.name, path.stem)
             if key in files:
                 problem = f"also in {files[key]}; give the models different labels"
                 raise InputError.at(path, None, problem)
             files[key] = path
-    return dict(sorted(files.items()))
+    return files
 
 
 def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]:

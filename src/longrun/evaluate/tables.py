@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow
@@ -30,19 +31,37 @@ INTERVAL_NOTE = (
 )
 
 
-def summary_table(rows: Sequence[SummaryRow]) -> Table:
-    """Return the figures of every model and benchmark as a table for the terminal."""
-    return _table("Evaluation", _COLUMNS, [summary_cells(row) for row in rows])
+def accuracy_table(rows: Sequence[SummaryRow]) -> Table:
+    """Return models down, benchmarks across: what a person looks for first."""
+    columns, cells = accuracy_cells(rows)
+    table = Table(title="Accuracy, % [95 % interval]", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    return table
 
 
-def difference_table(rows: Sequence[DifferenceRow]) -> Table:
-    """Return the paired differences between models as a table for the terminal."""
-    return _table("Differences", _DIFFERENCE_COLUMNS, [difference_cells(row) for row in rows])
+def accuracy_cells(rows: Sequence[SummaryRow]) -> tuple[list[str], list[list[str]]]:
+    """Return column names and rows: pass@1 of every model, then what blind choice would score."""
+    benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
+    models = list(dict.fromkeys(row.model for row in rows))
+    by_key = {(row.model, row.benchmark): row for row in rows}
+    cells = [
+        [model, *(_accuracy(by_key.get((model, benchmark))) for benchmark in benchmarks)]
+        for model in models
+    ]
+    chances = {row.benchmark: row.chance for row in rows if row.chance is not None}
+    if chances:
+        shown = [_percent(chances[name]) if name in chances else "" for name in benchmarks]
+        cells.append(["(chance)", *shown])
+    return ["model", *benchmarks], cells
 
 
 def summary_markdown(summary: Summary) -> str:
     """Return the same tables as Markdown."""
-    parts = ["# Evaluation", _markdown(_COLUMNS, [summary_cells(row) for row in summary.rows])]
+    parts = ["# Evaluation", _markdown(*accuracy_cells(summary.rows))]
+    parts += ["## Every figure", _markdown(_COLUMNS, [summary_cells(row) for row in summary.rows])]
     if summary.differences:
         cells = [difference_cells(row) for row in summary.differences]
         parts += ["## Differences", _markdown(_DIFFERENCE_COLUMNS, cells)]
@@ -57,7 +76,7 @@ def summary_cells(row: SummaryRow) -> tuple[str, ...]:
         row.mode,
         str(row.problems),
         str(row.samples),
-        f"{_percent(row.pass_at_1)} [{_percent(row.interval[0])}, {_percent(row.interval[1])}]",
+        _accuracy(row),
         _percent(row.majority),
         "" if row.chance is None else _percent(row.chance),
         _percent(row.no_answer_rate),
@@ -66,6 +85,13 @@ def summary_cells(row: SummaryRow) -> tuple[str, ...]:
         f"{row.code_calls:.2f}",
         f"{row.code_errors:.2f}",
     )
+
+
+def _accuracy(row: SummaryRow | None) -> str:
+    if row is None:
+        return ""
+    low, high = row.interval
+    return f"{_percent(row.pass_at_1)} [{_percent(low)}, {_percent(high)}]"
 
 
 def difference_cells(row: DifferenceRow) -> tuple[str, ...]:
@@ -87,22 +113,6 @@ def _percent(share: float) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:+.1f}"
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Leave out columns that say nothing in any row: a terminal is narrow."""
-    shown = [
-        index
-        for index in range(len(columns))
-        if any(row[index] not in {"", "0.00"} for row in rows)
-    ]
-    table = Table(title=title)
-    for index in shown:
-        is_text = columns[index] in _TEXT_COLUMNS
-        table.add_column(columns[index], justify="left" if is_text else "right")
-    for row in rows:
-        table.add_row(*(row[index] for index in shown))
-    return table
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

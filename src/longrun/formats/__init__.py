@@ -1,1 +1,1 @@
-"""What stages hand to each other: manifests, documents, pack plans, prompts, predictions; files only, never torch."""
+"""What stages hand to each other: manifests, documents, plans, predictions; never torch."""

@@ -41,10 +41,8 @@ def of_path(path: Path) -> str:
 
 
 def of_inputs(inputs: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]]:
-    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``."""
-    return {
-        name: {str(path): of_path(path) for path in paths} for name, paths in sorted(inputs.items())
-    }
+    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``, in order."""
+    return {name: {str(path): of_path(path) for path in paths} for name, paths in inputs.items()}
 
 
 def _of_file(path: Path) -> str:

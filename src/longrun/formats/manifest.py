@@ -36,7 +36,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``: the act that finishes a stage."""
-        write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2, sort_keys=True))
+        write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
