@@ -1,4 +1,5 @@
 # Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+# SETTINGS="name=value ..." is passed on to the demo.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check clean
 
 demo: $(VENV)/installed
-	$(BIN)/longrun demo
+	$(BIN)/longrun demo $(SETTINGS)
 
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not journey"

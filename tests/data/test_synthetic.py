@@ -1,9 +1,7 @@
 """Generated records: right by recomputation, in the published columns, apart from the benchmark."""
 
-import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,6 @@ from longrun.data.synthetic import (
     Row,
     generate_benchmark,
     generate_records,
-    write_records,
 )
 from longrun.errors import ConfigError
 
@@ -191,28 +188,16 @@ def test_a_benchmark_larger_than_the_held_out_problems_is_refused() -> None:
         next(generate_benchmark("cot", num_problems=501, seed=0))
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    for folder, seed in (("first", 1), ("again", 1), ("other", 2)):
-        counts = write_records(
-            tmp_path / folder,
-            num_records={"cot": 40, "tir": 30, "genselect": 50},
-            num_benchmark_problems=20,
-            seed=seed,
-        )
-        assert counts == {
-            "cot.jsonl": 40,
-            "tir.jsonl": 30,
-            "genselect.jsonl": 50,
-            "benchmark_cot.jsonl": 20,
-            "benchmark_tir.jsonl": 20,
-            "benchmark_genselect.jsonl": 20,
-        }
-    for name in counts:
-        first, again, other = (
-            (tmp_path / folder / name).read_bytes() for folder in ("first", "again", "other")
-        )
-        assert first == again != other
-        assert len([json.loads(line) for line in first.splitlines()]) == counts[name]
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(mode: Mode) -> None:
+    first, again, other = (
+        [*generate_records(mode, num_records=40, seed=seed)] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    first, again, other = (
+        [*generate_benchmark(mode, num_problems=20, seed=seed)] for seed in (1, 1, 2)
+    )
+    assert first == again != other
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,7 +5,13 @@ import pytest
 from longrun.config.stages import EvaluateConfig, GenerateConfig
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run
-from longrun.formats.predictions import Prediction, read_grades, read_summary, write_rows
+from longrun.formats.predictions import (
+    MODELS_NAME,
+    Prediction,
+    read_grades,
+    read_summary,
+    write_rows,
+)
 from longrun.formats.stage import open_stage
 
 
@@ -57,8 +63,8 @@ def generated(tmp_path):
         config = GenerateConfig.parse(
             {
                 "output_dir": str(folder),
-                "models": {},
-                "benchmarks": [{"name": "b", "path": __file__}],
+                "models": {"unread": __file__},
+                "benchmarks": [{"name": name, "path": __file__} for name in benchmarks],
             },
             "generate",
         )
@@ -67,6 +73,8 @@ def generated(tmp_path):
                 for label, rows in models.items():
                     (folder / label).mkdir(exist_ok=True)
                     write_rows(folder / label / f"{benchmark}.jsonl", rows)
+            labels = list(next(iter(benchmarks.values())))
+            (folder / MODELS_NAME).write_text(json.dumps(labels))
             stage.finish(counts={})
         return folder
 
@@ -96,7 +104,8 @@ def test_grades_say_what_was_answered_and_why(tmp_path, generated):
 def test_the_summary_holds_one_row_per_model_and_benchmark_and_their_difference(
     tmp_path, generated
 ):
-    folder, _ = evaluate(tmp_path, generated("g", {"sums": SUMS, "choices": CHOICES}))
+    folders = generated("g", {"sums": SUMS}), generated("h", {"choices": CHOICES})
+    folder, _ = evaluate(tmp_path, *folders)
     summary = read_summary(folder)
     figures = {(row.model, row.benchmark): row.pass_at_1 for row in summary.rows}
     assert figures == {

@@ -55,7 +55,7 @@ def test_every_sample_of_every_problem_is_there_in_order(configure):
         (f"sums-{line}", sample) for line in range(1, 13) for sample in range(2)
     ]
     assert manifest.counts["predictions"] == manifest.ledger.kept == 24
-    assert manifest.outputs.keys() == {"base/sums.jsonl"}
+    assert manifest.outputs.keys() == {"base/sums.jsonl", "models.json"}
     for row in rows:
         assert "".join(text for _, text in row.pieces) == row.generation
         assert row.finish == ("stop" if row.tokens < 24 else row.finish)
@@ -236,9 +236,9 @@ def test_a_prompt_longer_than_the_model_is_named(configure, write_benchmark):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": {"a/b": "x"}}, "the label 'a/b' becomes a folder"),
-        ({"models": {}}, "names no model"),
-        ({"benchmarks": [{"name": "b", "path": "x"}] * 2}, "the name b occurs twice"),
+        ({"models": {"a/b": "x"}}, "String should match pattern"),
+        ({"models": {}}, "at least 1 item"),
+        ({"benchmarks": [{"name": "b", "path": "x"}] * 2}, "two benchmarks are called 'b'"),
     ],
 )
 def test_settings_that_cannot_work_are_named(configure, options, message):

@@ -41,11 +41,11 @@ Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
 class SynthesizeConfig(StageConfig):
     """Write generated problems with worked solutions in the OpenMathReasoning columns."""
 
-    num_cot: PositiveInt = 6000
+    num_cot: PositiveInt = 5000
     """Training records solved by reasoning in words."""
-    num_tir: PositiveInt = 2400
-    """Training records solved with Python; they are long and learned soon."""
-    num_genselect: PositiveInt = 7200
+    num_tir: PositiveInt = 4800
+    """Training records solved with Python."""
+    num_genselect: PositiveInt = 6000
     """Training records that choose among candidate solutions."""
     num_held_out: PositiveInt = 100
     """Benchmark problems of each mode; their operands never occur in training."""
@@ -253,10 +253,15 @@ class AverageConfig(StageConfig):
     """Type of the exported weights; the mean itself is taken in float32."""
 
 
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
+
+
 class Benchmark(Settings):
     """One set of problems with known answers."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: FolderName
+    """What tables call it."""
     path: Path = source()
     """JSONL with ``problem`` and ``expected_answer``, optionally ``id`` and ``source``."""
     mode: Mode = "cot"
@@ -281,8 +286,9 @@ class SandboxSettings(Settings):
 class GenerateConfig(StageConfig):
     """Sample solutions of benchmark problems from one or more models."""
 
-    models: dict[str, Path] = source()
-    """Label -> Hugging Face model folder."""
+    models: dict[FolderName, Path] = source(min_length=1)
+    """Label -> Hugging Face model folder. A folder of model folders, such as the ``members`` of an
+    average, stands for all of them under their own names."""
     benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
     """Sets of problems to solve."""
     conversation: Path | None = source(None)
@@ -304,6 +310,14 @@ class GenerateConfig(StageConfig):
     """Decides the samples when ``temperature`` is above 0."""
     batch_size: PositiveInt = execution(64)
     """Solutions that are generated at the same time."""
+
+    @model_validator(mode="after")
+    def _benchmarks_differ(self) -> "GenerateConfig":
+        names = [benchmark.name for benchmark in self.benchmarks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two benchmarks are called {name!r}; rename one")
+        return self
 
 
 class EvaluateConfig(StageConfig):

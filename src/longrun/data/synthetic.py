@@ -7,10 +7,8 @@ gives the same bytes. It never imports torch and never executes a model's code.
 """
 
 import itertools
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Literal
 
 from longrun.data.synthetic_problems import (
@@ -106,39 +104,6 @@ def generate_benchmark(
         yield row
 
 
-def write_records(
-    output_dir: Path,
-    *,
-    num_records: Mapping[Mode, int],
-    num_benchmark_problems: int,
-    seed: int,
-    most_code_executions: int = 3,
-) -> dict[str, int]:
-    """Write ``MODE.jsonl`` and ``benchmark_MODE.jsonl`` for each mode; return rows per file name.
-
-    ``num_records`` counts the training rows of each mode; every benchmark has
-    ``num_benchmark_problems`` rows.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for mode in MODES:
-        records = generate_records(
-            mode,
-            num_records=num_records[mode],
-            seed=seed,
-            most_code_executions=most_code_executions,
-        )
-        benchmark = generate_benchmark(
-            mode,
-            num_problems=num_benchmark_problems,
-            seed=seed,
-            most_code_executions=most_code_executions,
-        )
-        for name, rows in ((f"{mode}.jsonl", records), (f"benchmark_{mode}.jsonl", benchmark)):
-            counts[name] = _write_rows(output_dir / name, rows)
-    return counts
-
-
 def _draw(mode: Mode, rng: random.Random, *, held_out: bool) -> Iterator[Problem]:
     families = CODE_FAMILIES if mode == "tir" else SUM_FAMILIES
     problems = draw_problems(families, rng, held_out=held_out)
@@ -165,12 +130,3 @@ def _without_repeats(problems: Iterable[Problem]) -> Iterator[Problem]:
         if problem not in seen:
             seen.add(problem)
             yield problem
-
-
-def _write_rows(path: Path, rows: Iterable[Row]) -> int:
-    count = 0
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-            count += 1
-    return count

@@ -5,6 +5,7 @@ exists is complete and is not graded again after an interruption. It never loads
 """
 
 import itertools
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from longrun.formats.atomic import write_text
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
+    MODELS_NAME,
     SUMMARY_NAME,
     DifferenceRow,
     Grade,
@@ -87,13 +89,10 @@ def find_predictions(folders: Sequence[Path]) -> Files:
         if manifest.verb != "generate":
             problem = f"is output of {manifest.verb}; name output folders of generate"
             raise InputError.at(folder, None, problem)
-        order = [name.removeprefix("models.") for name in manifest.inputs]
-        found = sorted(folder.glob("*/*.jsonl"))
-        found.sort(
-            key=lambda path: order.index(path.parent.name) if path.parent.name in order else 0
-        )
-        for path in found:
-            key = (path.parent.name, path.stem)
+        labels = json.loads((folder / MODELS_NAME).read_text())
+        names = [benchmark["name"] for benchmark in manifest.settings["benchmarks"]]
+        for key in itertools.product(labels, names):
+            path = folder / key[0] / f"{key[1]}.jsonl"
             if key in files:
                 problem = f"also in {files[key]}; give the models different labels"
                 raise InputError.at(path, None, problem)

@@ -12,8 +12,8 @@ It never grades.
 """
 
 import hashlib
+import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,13 +24,15 @@ from longrun.config.stages import Benchmark, GenerateConfig
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.code_calls import CodeCalls
 from longrun.evaluate.decoding import BatchDecoder
-from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
+from longrun.evaluate.prompting import CONFIG_NAME, Prompter, check_model_folder, find_conversation
 from longrun.evaluate.sandbox import Sandbox
 from longrun.evaluate.solutions import Solution
 from longrun.evaluate.unfinished import UnfinishedPredictions
+from longrun.formats.atomic import write_text
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
+    MODELS_NAME,
     Prediction,
     Problem,
     read_benchmark,
@@ -48,28 +50,29 @@ def run(config: GenerateConfig) -> Manifest:
     """Sample ``config.samples`` solutions of every problem from every model.
 
     Raises:
-        ConfigError: a label or benchmark name is unusable, or no conversation is known.
+        ConfigError: two models have one label, or no conversation is known.
         InputError: a model folder or benchmark cannot be used as it is.
         ResourceError: the sandbox that the benchmarks need does not work here.
     """
-    _check_names(config)
     with open_stage("generate", config) as stage, ExitStack() as stack:
         if stage.finished is not None:
             return stage.finished
         problems = {entry.name: read_benchmark(entry) for entry in config.benchmarks}
-        prompters = {label: _open_prompter(config, label) for label in config.models}
+        models = _find_models(config)
+        prompters = {label: _open_prompter(config, folder) for label, folder in models.items()}
         for prompter in prompters.values():
             _check_prompts(prompter, config, problems)
         needs_sandbox = any(row.mode == "tir" for rows in problems.values() for row in rows)
         sandbox = stack.enter_context(Sandbox(config.sandbox)) if needs_sandbox else None
-        total = len(config.models) * config.samples * sum(map(len, problems.values()))
+        total = len(models) * config.samples * sum(map(len, problems.values()))
         with show_progress("generate", total, "solutions") as progress:
             for label, prompter in prompters.items():
-                writer = _Writer(config, label, prompter, sandbox)
+                writer = _Writer(config, models[label], prompter, sandbox)
                 for entry in config.benchmarks:
                     path = stage.folder / label / f"{entry.name}.jsonl"
                     writer.generate(entry, problems[entry.name], path, progress)
-        rows = _read_all(stage.folder, config)
+        write_text(stage.folder / MODELS_NAME, json.dumps(list(models)))
+        rows = _read_all(stage.folder, models, config)
         ledger = Ledger()
         ledger.take(total)
         ledger.keep(len(rows), tokens=sum(row.tokens for row in rows))
@@ -80,10 +83,10 @@ class _Writer:
     """One model; its weights are loaded when the first solution is missing."""
 
     def __init__(
-        self, config: GenerateConfig, label: str, prompter: Prompter, sandbox: Sandbox | None
+        self, config: GenerateConfig, model: Path, prompter: Prompter, sandbox: Sandbox | None
     ) -> None:
         self._config = config
-        self._model = config.models[label]
+        self._model = model
         self._prompter = prompter
         self._decoder: BatchDecoder | None = None
         self._calls = None
@@ -192,8 +195,7 @@ class _Writer:
         return self._decoder
 
 
-def _open_prompter(config: GenerateConfig, label: str) -> Prompter:
-    folder = config.models[label]
+def _open_prompter(config: GenerateConfig, folder: Path) -> Prompter:
     check_model_folder(folder)
     conversation = find_conversation(folder, config.conversation)
     return Prompter(folder, conversation, config.max_code_executions)
@@ -209,25 +211,30 @@ def _check_prompts(prompter: Prompter, config: GenerateConfig, problems: Problem
             prompter.check_chat_template(problem)
 
 
-def _check_names(config: GenerateConfig) -> None:
-    for label in config.models:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", label):
-            raise ConfigError(
-                f"generate.models: the label {label!r} becomes a folder; use letters, digits,"
-                " dot, dash and underscore"
-            )
-    if not config.models:
-        raise ConfigError("generate.models: names no model; add LABEL: FOLDER")
-    names = [entry.name for entry in config.benchmarks]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"generate.benchmarks: the name {name} occurs twice; rename one")
+def _find_models(config: GenerateConfig) -> dict[str, Path]:
+    """Return label -> folder; a folder of model folders gives one label for each.
+
+    Raises:
+        ConfigError: a label occurs twice.
+    """
+    models: dict[str, Path] = {}
+    for label, folder in config.models.items():
+        inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+        alone = (folder / CONFIG_NAME).is_file() or not inside
+        for name, path in {label: folder}.items() if alone else [(p.name, p) for p in inside]:
+            if name in models:
+                raise ConfigError(
+                    f"generate.models: {path} and {models[name]} are both called {name};"
+                    " give them different labels"
+                )
+            models[name] = path
+    return models
 
 
-def _read_all(folder: Path, config: GenerateConfig) -> list[Prediction]:
+def _read_all(folder: Path, labels: Iterable[str], config: GenerateConfig) -> list[Prediction]:
     return [
         row
-        for label in config.models
+        for label in labels
         for entry in config.benchmarks
         for row in read_predictions(folder / label / f"{entry.name}.jsonl")
     ]

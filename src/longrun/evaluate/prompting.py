@@ -18,6 +18,7 @@ from longrun.formats.conversation import CONVERSATION_NAME, Conversation
 from longrun.formats.predictions import Problem
 from longrun.formats.tokens import TOKENIZER_FILE, ExactTokenizer
 
+CONFIG_NAME = "config.json"
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ def check_model_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise InputError.at(folder, None, "is no folder; name a Hugging Face model folder")
-    for name in ("config.json", TOKENIZER_FILE):
+    for name in (CONFIG_NAME, TOKENIZER_FILE):
         if not (folder / name).is_file():
             raise InputError.at(
                 folder, None, f"has no {name}; name a Hugging Face folder with model and tokenizer"

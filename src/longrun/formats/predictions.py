@@ -4,8 +4,9 @@ One line is one object. Readers check every field and name file, line and field 
 is wrong; writers put a whole file in place at once. It never decides whether an answer is right.
 """
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,8 @@ from longrun.formats.atomic import atomic_file
 Finish = Literal["stop", "length", "budget"]
 """``stop``: the stop token; ``length``: the token bound; ``budget``: called code once too often."""
 Verdict = Literal["right", "wrong", "no answer", "timed out"]
+MODELS_NAME = "models.json"
+"""Labels of the models that ``generate`` asked, in order."""
 SUMMARY_NAME = "summary.json"
 Row = TypeVar("Row")
 _encoder = msgspec.json.Encoder()
@@ -140,8 +143,9 @@ def read_benchmark(benchmark: Benchmark) -> list[Problem]:
         InputError: the file is missing or empty, a line is not an object of the expected fields,
             an id occurs twice, or a selection problem brings no candidates.
     """
-    lines = itertools.islice(_read_lines(benchmark.path, dict[str, Any]), benchmark.limit)
-    problems = [_complete(record, benchmark, line) for line, record in lines]
+    with contextlib.closing(_read_lines(benchmark.path, dict[str, Any])) as lines:
+        wanted = itertools.islice(lines, benchmark.limit)
+        problems = [_complete(record, benchmark, line) for line, record in wanted]
     if not problems:
         raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
     seen: dict[str, int] = {}
@@ -193,7 +197,7 @@ def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
             file.write(_encoder.encode(row) + b"\n")
 
 
-def _read_lines(path: Path, kind: type[Row]) -> Iterator[tuple[int, Row]]:
+def _read_lines(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
     try:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):

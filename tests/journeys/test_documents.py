@@ -1,0 +1,72 @@
+"""Every command in README and docs is executed, in the order of the page, after the demo."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longrun.config.recipe import resolve
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BY_MAKE = {"make demo", "make test"}
+"""Run by the demo fixture and by continuous integration; not again inside themselves."""
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    text = "\n".join(blocks(path, "bash")).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_commands_of_a_page_run_as_they_stand(page, demo):
+    wanted = [line for line in commands(page) if line not in BY_MAKE]
+    script = "\n".join(["set -e", *wanted])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=demo.folder,
+        env=demo.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_python_of_a_page_runs_as_it_stands(page, demo):
+    for block in blocks(page, "python"):
+        subprocess.run(["python", "-c", block], cwd=demo.folder, env=demo.environment, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_yaml_of_a_page_is_a_valid_section_of_a_recipe(page):
+    for block in blocks(page, "yaml"):
+        section = yaml.safe_load(block)
+        for settings in section.values():
+            settings.setdefault("tokenizer", "tokenizer")
+        words = {"data": "data.jsonl", "model": "model"}
+        resolve({"name": "page", "settings": words, "stages": section}, [], page.name)
+
+
+def test_something_runs_within_the_first_twenty_lines_of_the_readme():
+    assert "make demo" in "\n".join(PAGES[0].read_text().splitlines()[:20])
+
+
+@pytest.mark.parametrize("target", sorted(BY_MAKE))
+def test_the_make_targets_of_the_pages_exist(target):
+    done = subprocess.run(
+        ["make", "--dry-run", *target.split()[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
