@@ -3,7 +3,7 @@
 import itertools
 import re
 
-from longrun.report.plots import plot_lengths
+from longrun.report.plots import inline_svg, plot_lengths
 from longrun.report.sections.data import Histogram
 
 LENGTHS = [Histogram("cot", [0, 10, 20], [3, 4]), Histogram("<b>$x$</b>", [10, 20, 40], [1, 2])]
@@ -42,3 +42,8 @@ def test_bins_that_double_are_drawn_equally_wide() -> None:
     xs = sorted({float(x) for x in re.findall(r"[ML] ([\d.]+) ", outline)})
     gaps = [right - left for left, right in itertools.pairwise(xs)]
     assert max(gaps) - min(gaps) < 0.1
+
+
+def test_small_labels_keep_their_digits_while_coordinates_are_rounded() -> None:
+    drawn = '<svg viewBox="0 0 1 1"><text x="1.23456">0.002</text></svg>'
+    assert inline_svg(drawn, "a", "a").endswith('<text x="1.23">0.002</text></svg>')

@@ -23,8 +23,8 @@ from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.spans import SpanKind
 
 _BUDGET = re.compile(BUDGET_PATTERN)
-LENGTH_EDGES: tuple[int, ...] = (0, *(round(2 ** (step / 2)) for step in range(8, 43)))
-"""Bins of document lengths in tokens: two to an octave from 16 to 2 million."""
+LENGTH_EDGES: tuple[int, ...] = (0, *(round(2 ** (step / 8)) for step in range(32, 169)))
+"""Bins of document lengths in tokens: eight to an octave from 16 to 2 million."""
 
 
 class Tally(msgspec.Struct, kw_only=True):

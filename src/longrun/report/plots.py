@@ -191,7 +191,8 @@ def inline_svg(drawn: str, prefix: str, label: str) -> str:
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
     body = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}-", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    # Coordinates stand inside tags; the numbers between tags are labels and stay as they are.
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
     for color, variable in _VARIABLES.items():
         body = body.replace(color, variable)
     return f'<svg class="plot" role="img" aria-label="{escape(label)}" {view_box[0]}>{body.strip()}'

@@ -111,9 +111,9 @@ def _counts(run_folder: Path) -> dict[str, float]:
 
 
 def _ledger(config: TrainConfig, batches: Batches, steps: int) -> Ledger:
-    """Book the packs of all passes that ``max_epochs`` reaches into: trained or left over."""
-    passes = int(np.ceil(config.max_epochs))
+    """Book the packs of every pass that was begun: trained, or after the last step."""
     ledger = Ledger()
+    passes = int(np.ceil(batches.epochs_before(steps)))
     ledger.take(sum(batches.size(epoch) for epoch in range(passes)))
     ledger.keep(steps * config.global_batch_size)
     left = ledger.records_in - ledger.kept
