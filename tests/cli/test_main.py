@@ -107,3 +107,4 @@ def test_every_verb_explains_its_settings(folder):
     shown = longrun("train", "--help", cwd=folder).stdout
     assert "global_batch_size (8)" in shown
     assert "Packs of one optimizer step" in shown
+    assert "optimizer.clip_norm (1.0)" in shown

@@ -1,6 +1,8 @@
 """One verb per stage: ``longrun pack documents=runs/x/prepare output_dir=runs/x/pack``."""
 
 import importlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +10,7 @@ import typer
 import yaml
 from pydantic_core import PydanticUndefined
 
-from longrun.config.base import StageConfig
+from longrun.config.base import Settings, StageConfig
 from longrun.config.recipe import parse_override, read_yaml, set_nested
 from longrun.config.stages import STAGES
 
@@ -26,9 +28,9 @@ MODULES = {
 }
 """Verb -> module whose ``run(config)`` is the stage; imported when the verb runs."""
 
-Settings = Annotated[
+Arguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FILE.yaml] [name=value ...]", help="Settings; see below."),
+    typer.Argument(metavar="[FILE.yaml] [name=value ...]", help="Settings; see above."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 
@@ -56,7 +58,7 @@ def load_config(verb: str, arguments: list[str]) -> StageConfig:
 
 
 def _command(verb: str) -> Any:
-    def command(settings: Settings = None, dry_run: DryRun = False) -> None:
+    def command(settings: Arguments = None, dry_run: DryRun = False) -> None:
         config = load_config(verb, settings or [])
         if dry_run:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
@@ -67,17 +69,18 @@ def _command(verb: str) -> Any:
 
 
 def _help(config: type[StageConfig]) -> str:
-    lines = [(config.__doc__ or "").strip(), "", "\b", "Settings:"]
+    heading = [(config.__doc__ or "").strip(), "", "\b", "Settings:"]
+    return "\n".join([*heading, *_describe(config, "")])
+
+
+def _describe(config: type[Settings], prefix: str) -> Iterator[str]:
+    """Yield name, default and meaning of every setting; those inside others as ``a.b``."""
     for name, info in config.model_fields.items():
         default = info.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else _short(default)
-        lines.append(f"  {name} ({shown})")
+        if isinstance(default, Settings):
+            yield from _describe(type(default), f"{prefix}{name}.")
+            continue
+        shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
+        yield f"  {prefix}{name} ({shown})"
         if info.description:
-            lines.append(f"      {' '.join(info.description.split())}")
-    return "\n".join(lines)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list | dict) or hasattr(value, "model_fields"):
-        return "see the JSON schema" if value else "none"
-    return str(value)
+            yield f"      {' '.join(info.description.split())}"
