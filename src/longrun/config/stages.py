@@ -41,11 +41,11 @@ Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
 class SynthesizeConfig(StageConfig):
     """Write generated problems with worked solutions in the OpenMathReasoning columns."""
 
-    num_cot: PositiveInt = 5000
+    num_cot: PositiveInt = 7000
     """Training records solved by reasoning in words."""
-    num_tir: PositiveInt = 4800
+    num_tir: PositiveInt = 3600
     """Training records solved with Python."""
-    num_genselect: PositiveInt = 6000
+    num_genselect: PositiveInt = 7000
     """Training records that choose among candidate solutions."""
     num_held_out: PositiveInt = 100
     """Benchmark problems of each mode; their operands never occur in training."""

@@ -220,9 +220,9 @@ def _scale_loss(axes: "Axes", losses: Sequence[float]) -> None:
 
 
 def _scale_lengths(axes: "Axes", histograms: Sequence[Histogram]) -> None:
-    """Draw bins that grow with the length on a logarithmic axis, so that they look equal."""
+    """Draw lengths that span more than two octaves on a logarithmic axis."""
     edges = sorted({edge for one in histograms for edge in one.edges})
-    if edges[-1] - edges[-2] > 1.9 * (edges[1] - edges[0]):
+    if edges[-1] > 4 * next(edge for edge in edges if edge > 0):
         from matplotlib.ticker import LogLocator, NullFormatter
 
         axes.set_xscale("log")

@@ -7,8 +7,9 @@ is told apart by the name of the stage.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from longrun.formats.predictions import DifferenceRow, SummaryRow, read_summary
+from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow, read_summary
 from longrun.report.stages import FinishedStage, Graph
 
 
@@ -73,7 +74,7 @@ def view_evaluation(graph: Graph) -> EvaluationView | None:
         for model, rows in found.items()
     ]
     benchmarks = [_benchmark(key, rows) for key, rows in columns.items()]
-    differences = [row for summary in summaries for row in summary.differences]
+    differences = [row for summary in summaries for row in _between_neighbours(summary)]
     return EvaluationView(benchmarks, models, differences)
 
 
@@ -88,6 +89,13 @@ def label_models(
         for stage, names in zip(stages, models, strict=True)
         for model in names
     }
+
+
+def _between_neighbours(summary: Summary) -> list[DifferenceRow]:
+    """Return each model against the one before it; the other pairs are in ``summary.md``."""
+    order = list(dict.fromkeys(row.model for row in summary.rows))
+    neighbours = set(pairwise(order))
+    return [row for row in summary.differences if (row.baseline, row.model) in neighbours]
 
 
 def _cell(row: SummaryRow | None, top: float) -> Cell | None:
