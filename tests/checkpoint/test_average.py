@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from longrun.checkpoint.average import choose_steps
 from longrun.checkpoint.sharded import LoopState, save_checkpoint
 from longrun.config.stages import AverageConfig
 from longrun.errors import ConfigError, InputError
+from longrun.formats.manifest import Manifest
 from longrun.parallel.mesh import Mesh
 
 ALONE = Mesh(0, 1, torch.device("cpu"), "none")
@@ -36,7 +38,9 @@ def training(make_model, tmp_path):
     folder.mkdir()
     shutil.copytree(make_model(), folder / "final")
     (folder / "final" / "conversation.json").write_text('{"prompts": {}}')
-    shutil.move(folder / "final" / "manifest.json", folder / "manifest.json")
+    manifest = replace(Manifest.read(folder / "final"), verb="train")
+    (folder / "final" / "manifest.json").unlink()
+    manifest.write(folder)
     for step in STEPS:
         tensors = {f"model.{name}": tensor for name, tensor in member(folder, step).items()}
         save_checkpoint(folder, LoopState(step, 0, 0), tensors, ALONE)

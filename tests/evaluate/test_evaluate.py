@@ -168,7 +168,9 @@ def test_an_unfinished_generation_is_refused(tmp_path):
 
 def test_output_of_another_stage_is_refused(tmp_path, generated):
     folder, _ = evaluate(tmp_path, generated("g", {"sums": SUMS}))
-    with pytest.raises(InputError, match="is output of evaluate; name output folders of generate"):
+    with pytest.raises(
+        InputError, match="is output of evaluate; name an output folder of generate"
+    ):
         evaluate(tmp_path, folder, name="twice")
 
 

@@ -47,7 +47,7 @@ def run(config: AverageConfig) -> Manifest:
     with open_stage("average", config) as stage:
         if stage.finished is not None:
             return stage.finished
-        Manifest.read(config.checkpoints)
+        Manifest.read(config.checkpoints, "train")
         available = find_checkpoints(config.checkpoints)
         steps = choose_steps(config.steps, list(available))
         log.info("average: steps %s", ", ".join(map(str, steps)))

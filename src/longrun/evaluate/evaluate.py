@@ -85,10 +85,7 @@ def find_predictions(folders: Sequence[Path]) -> Files:
     """
     files: Files = {}
     for folder in folders:
-        manifest = Manifest.read(folder)
-        if manifest.verb != "generate":
-            problem = f"is output of {manifest.verb}; name output folders of generate"
-            raise InputError.at(folder, None, problem)
+        manifest = Manifest.read(folder, "generate")
         labels = json.loads((folder / MODELS_NAME).read_text())
         names = [benchmark["name"] for benchmark in manifest.settings["benchmarks"]]
         for key in itertools.product(labels, names):

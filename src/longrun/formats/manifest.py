@@ -39,20 +39,25 @@ class Manifest:
         write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2))
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest":
-        """Read the manifest of a finished stage.
+    def read(cls, folder: Path, verb: str | None = None) -> "Manifest":
+        """Read the manifest of a finished stage, of the stage ``verb`` if one is named.
 
         Raises:
-            InputError: there is none (the stage has not finished) or it is damaged.
+            InputError: there is none (the stage has not finished), it is damaged, or it is that of
+                another stage.
         """
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text())
             ledger = raw.pop("ledger")
-            return cls(**raw, ledger=None if ledger is None else Ledger(**ledger))
+            manifest = cls(**raw, ledger=None if ledger is None else Ledger(**ledger))
         except FileNotFoundError:
             raise InputError.at(
                 folder, None, f"has no {MANIFEST_NAME}: not the output of a finished stage"
             ) from None
         except (ValueError, TypeError, KeyError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
+        if verb is not None and manifest.verb != verb:
+            problem = f"is output of {manifest.verb}; name an output folder of {verb}"
+            raise InputError.at(folder, None, problem)
+        return manifest

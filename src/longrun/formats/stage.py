@@ -125,7 +125,8 @@ def open_stage(verb: str, config: StageConfig) -> Iterator[Stage]:
         if finished is None:
             remove_leftovers(folder)
             started_at = _mark_started(folder, identity, started_at)
-            config.save(folder / CONFIG_NAME)
+            with full_disk_named(folder / CONFIG_NAME):
+                config.save(folder / CONFIG_NAME)
         else:
             log.info("%s: up to date, nothing to do: %s", verb, folder)
         yield Stage(folder, identity, finished, started_at)
