@@ -66,7 +66,6 @@ class RunScreen:
     def _progresses(self, stage: StagePlan, state: dict[str, Any]) -> None:
         self._bar.update(
             self._task,
-            description=f"{stage.name}: {state['label']}",
             total=state["total"],
             completed=state["done"],
             figures=state["figures"],

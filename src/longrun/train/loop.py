@@ -202,7 +202,7 @@ class _Recorder:
         )
         if self._metrics is not None:
             self._metrics.append({"step": step, **result})
-            log.info("train: step %d: validation loss %s", step, result["validation_loss"])
+            log.info("train: step %d: validation loss %.4g", step, result["validation_loss"])
 
     def sync(self) -> None:
         """Make the lines survive a power cut."""
