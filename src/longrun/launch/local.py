@@ -20,7 +20,14 @@ from longrun.config.recipe import Recipe, StagePlan
 from longrun.errors import LaunchError
 from longrun.formats.atomic import write_text
 from longrun.formats.progress import PROGRESS_VARIABLE
-from longrun.launch.run_folder import clear_output, job_folder, last_line, save_recipe, stage_rows
+from longrun.launch.run_folder import (
+    clear_output,
+    job_folder,
+    last_line,
+    save_recipe,
+    stage_row,
+    stage_rows,
+)
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -60,16 +67,21 @@ def run_local(recipe: Recipe, stages: list[StagePlan], watcher: Watcher, *, repl
         LaunchError: a stage failed or was interrupted; the message holds its last line and log.
     """
     save_recipe(recipe)
+    # Looking at a stage reads its inputs, so each is looked at once, and again only after a change.
+    done = {row.name for row in stage_rows(recipe) if row.state == "done"}
+    changed: set[str] = set()
     for stage in stages:
-        state = next(row for row in stage_rows(recipe) if row.name == stage.name)
-        if state.state == "done":
+        if stage.name in done and changed.isdisjoint(stage.after):
             watcher.ends(stage, "up to date")
             continue
-        if replace and state.state == "stale":
+        row = stage_row(recipe, stage, upstream_done=done.issuperset(stage.after))
+        if row.state == "stale" and replace:
             clear_output(stage)
         watcher.begins(stage)
         _run_stage(recipe, stage, watcher)
         watcher.ends(stage, "done")
+        done.add(stage.name)
+        changed.add(stage.name)
 
 
 def _run_stage(recipe: Recipe, stage: StagePlan, watcher: Watcher) -> None:

@@ -56,7 +56,7 @@ def stage_rows(recipe: Recipe) -> list[StageRow]:
     rows: list[StageRow] = []
     fresh: dict[str, bool] = {}
     for stage in recipe.stages:
-        row = _row(recipe, stage, upstream_done=all(fresh[name] for name in stage.after))
+        row = stage_row(recipe, stage, upstream_done=all(fresh[name] for name in stage.after))
         fresh[stage.name] = row.state == "done"
         rows.append(row)
     return rows
@@ -77,7 +77,8 @@ def clear_output(stage: StagePlan) -> None:
     shutil.rmtree(folder)
 
 
-def _row(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> StageRow:
+def stage_row(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> StageRow:
+    """Look at one stage on disk; ``upstream_done``: the stages it reads from are done."""
     folder = stage.config.output_dir
     state, figures = _state(recipe, stage, upstream_done=upstream_done)
     wall = Manifest.read(folder).wall_seconds if state == "done" else None
