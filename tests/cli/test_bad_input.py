@@ -87,21 +87,28 @@ def test_a_mistake_is_one_line_that_names_place_and_remedy(place, arguments, wor
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk as Linux does")
-def test_a_full_disk_is_named_and_the_same_command_continues(place, tmp_path):
-    """On a disk of one megabyte, mounted for this test, then on the same disk made larger."""
+@pytest.mark.parametrize(
+    ("size", "arguments"),
+    [
+        ("1m", ("synthesize", "num_cot=9000")),
+        ("200k", ("train", "packs=packs", "model=base", "global_batch_size=1", "max_steps=1")),
+    ],
+    ids=["synthesize", "train"],
+)
+def test_a_full_disk_is_named_and_the_same_command_continues(place, tmp_path, size, arguments):
+    """On a small disk mounted for this test, then on the same disk made larger."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a disk")
     try:
-        arguments = ("synthesize", f"output_dir={disk}/out", "num_cot=9000")
-        done = longrun(place, *arguments)
+        done = longrun(place, *arguments, f"output_dir={disk}/out")
         assert done.returncode == 2, done.stderr
         assert "no space left" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
         assert not list((disk / "out").rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        assert longrun(place, *arguments).returncode == 0
+        assert longrun(place, *arguments, f"output_dir={disk}/out").returncode == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)

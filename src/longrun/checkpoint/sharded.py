@@ -24,10 +24,11 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
-from longrun.errors import InputError
+from longrun.errors import InputError, ResourceError
 from longrun.formats.atomic import fsync_folder, full_disk_named, write_text
-from longrun.parallel.mesh import Mesh, barrier
+from longrun.parallel.mesh import Mesh, any_rank, barrier, sum_over_ranks
 
 CHECKPOINTS_NAME = "checkpoints"
 STATE_NAME = "state.json"
@@ -69,6 +70,7 @@ def save_checkpoint(
     """
     path = run_folder / CHECKPOINTS_NAME / checkpoint_name(state.step)
     aside = path.with_name(f".{path.name}.tmp")
+    _check_space(path, tensors, mesh)
     with full_disk_named(path), _os_errors_shown():
         if mesh.rank == 0:
             shutil.rmtree(aside, ignore_errors=True)
@@ -82,6 +84,27 @@ def save_checkpoint(
             fsync_folder(path.parent)
         barrier()
     return path
+
+
+def _check_space(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> None:
+    """Refuse before anything is written: torch's writer has no error of its own for a full disk.
+
+    A sharded tensor counts on every rank, a replicated one is written by one rank only.
+    """
+    counted = [
+        tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        for tensor in tensors.values()
+        if isinstance(tensor, DTensor) or mesh.rank == 0
+    ]
+    needed = sum_over_ranks([float(sum(tensor.nbytes for tensor in counted))])[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if any_rank(free < needed):
+        raise ResourceError(
+            f"{path}: no space left: the checkpoint needs {needed / 1e6:.1f} MB and"
+            f" {free / 1e6:.1f} MB are free; free some, or set keep_checkpoints, then run the same"
+            " command again"
+        )
 
 
 def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> LoopState:
