@@ -57,6 +57,16 @@ def test_columns_of_a_source_are_part_of_the_identity_but_its_path_is_not():
     assert prepare(data="b.jsonl").identity() == prepare().identity()
 
 
+def test_a_prompt_file_is_known_by_its_content_not_by_its_place():
+    one, two = (
+        prepare(prompts={"cot": f"{place}/mine.yaml"}, chat_template=f"{place}/mine.jinja")
+        for place in ("here", "there")
+    )
+    assert one.identity() == two.identity() != prepare().identity()
+    assert "prompts.cot" in one.inputs()
+    assert "chat_template" in one.inputs()
+
+
 def test_inputs_name_every_path_by_its_dotted_field(tmp_path: Path):
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / name).touch()

@@ -92,7 +92,7 @@ def test_every_ledger_adds_up(demo):
         ledger = Manifest.read(demo.run / name).ledger
         assert ledger is not None
         ledger.check()
-    assert Manifest.read(demo.run / "hard-prepare").ledger.dropped["pass_rate"] > 0
+    assert Manifest.read(demo.run / "hard-prepare").ledger.dropped["filter pass_rate"] > 0
 
 
 def test_transformers_loads_the_average_and_renders_the_training_prompt(demo):

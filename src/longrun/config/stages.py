@@ -137,10 +137,23 @@ class PrepareConfig(StageConfig):
 
     def inputs(self) -> dict[str, list[Path]]:
         """Add the prompt and template files to the sources: their text decides the output."""
-        files = {f"prompts.{mode}": name for mode, name in self.prompts.items()}
-        files["chat_template"] = self.chat_template
-        own = {key: [Path(name)] for key, name in files.items() if is_prompt_file(name)}
-        return {**super().inputs(), **own}
+        return {**super().inputs(), **{key: [Path(name)] for key, name in self._files().items()}}
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out where prompt and template files lie; what is in them is an input."""
+        identity = super().identity()
+        for key in self._files():
+            place, _, mode = key.partition(".")
+            if mode:
+                identity[place] = {**identity[place], mode: "file"}
+            else:
+                identity[place] = "file"
+        return identity
+
+    def _files(self) -> dict[str, str]:
+        named = {f"prompts.{mode}": name for mode, name in self.prompts.items()}
+        named["chat_template"] = self.chat_template
+        return {key: name for key, name in named.items() if is_prompt_file(name)}
 
 
 class PackConfig(StageConfig):

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Protocol, TypeVar
 
 from longrun.errors import LongrunError, ResourceError
-from longrun.formats.processes import die_with_parent
+from longrun.formats.processes import available_cores, die_with_parent
 
 TaskT = TypeVar("TaskT")
 TaskT_contra = TypeVar("TaskT_contra", contravariant=True)
@@ -61,13 +61,6 @@ def run_tasks(job: Job[TaskT], tasks: Sequence[TaskT], num_workers: int, report:
         for worker in workers:
             worker.process.join()
             worker.connection.close()
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from longrun.evaluate.notation import LONGEST_ANSWER, as_latex, normalise, strip
 from longrun.evaluate.numerals import read_number, same_number, strip_label
 from longrun.evaluate.workers import WorkerError, WorkerProcess
 from longrun.formats.predictions import Verdict
+from longrun.formats.processes import available_cores
 
 CPU_SECONDS = 5
 """CPU time of one comparison; kept by the kernel, so that a busy machine changes no verdict."""
@@ -69,7 +70,7 @@ class Grader:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Judgement] = {}
-        self._num_workers = len(os.sched_getaffinity(0))
+        self._num_workers = available_cores()
         self._threads = ThreadPoolExecutor(self._num_workers)
         self._idle: SimpleQueue[_Equivalence] = SimpleQueue()
         self._workers = [_Equivalence() for _ in range(self._num_workers)]

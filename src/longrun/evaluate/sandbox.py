@@ -13,7 +13,6 @@ pipe. Earlier blocks are never run again.
 """
 
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -32,6 +31,7 @@ from longrun.errors import ResourceError
 from longrun.evaluate.isolation import plan_launch
 from longrun.evaluate.sandbox_worker import CUT
 from longrun.evaluate.workers import WorkerError, WorkerProcess, WorkerStalledError
+from longrun.formats.processes import available_cores
 
 _START_SECONDS = 30.0
 _GRACE_SECONDS = 1.0
@@ -78,7 +78,7 @@ class Sandbox:
         self._lock = Lock()
         # As many at a time as there are cores: more would only miss their time limits. The threads
         # live as long as the sandbox, because a worker dies with the thread that started it.
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._threads = ThreadPoolExecutor(available_cores())
         first = self._start()
         try:
             filtered = self._ready(first)

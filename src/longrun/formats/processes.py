@@ -1,4 +1,4 @@
-"""Worker processes that never outlive the process that started them."""
+"""Processes: how many this one may use, and workers that never outlive their starter."""
 
 import ctypes
 import os
@@ -6,6 +6,13 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+
+
+def available_cores() -> int:
+    """Return the cores this process may run on; where that is not known, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def die_with_parent(parent: int) -> None:

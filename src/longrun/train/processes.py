@@ -24,6 +24,7 @@ from typing import Any
 import longrun
 from longrun import errors
 from longrun.errors import LaunchError, LongrunError
+from longrun.formats.processes import available_cores
 from longrun.train.worker import EXIT_STOPPED, STOP_SIGNALS
 
 TORCHRUN_VARIABLES = (
@@ -97,7 +98,7 @@ def worker_environment(rank: int, num_processes: int, port: int) -> dict[str, st
     kept = {name: value for name, value in os.environ.items() if name not in TORCHRUN_VARIABLES}
     code = str(Path(longrun.__file__).parents[1])
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
-    kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    kept.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_processes)))
     if num_processes == 1:
         return kept
     torchrun = (rank, num_processes, rank, num_processes, "127.0.0.1", port)
