@@ -1,9 +1,11 @@
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from longrun.errors import InputError, LaunchError, StaleError
 from longrun.formats.atomic import write_text
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
-from longrun.formats.stage import differences, open_stage
+from longrun.formats.stage import differences, is_locked, open_stage
 
 
 class CopyConfig(StageConfig):
@@ -134,6 +136,17 @@ def test_two_processes_cannot_work_in_one_folder(folder):
         open_stage("copy", config(folder)),
     ):
         pass
+
+
+def test_looking_at_a_stage_never_keeps_it_from_starting(folder):
+    (folder / "out").mkdir()
+    with open(folder / "out/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as is_locked does, for longer than it does
+        release = threading.Timer(0.3, fcntl.flock, (lock, fcntl.LOCK_UN))
+        release.start()
+        assert copy(config(folder))[1] == 2
+        release.join()
+    assert not is_locked(folder / "out")
 
 
 def test_a_damaged_manifest_is_named(folder):

@@ -97,7 +97,6 @@ def test_stages_are_selected_by_name(tmp_path):
 
 def test_interrupting_the_command_ends_its_stage_and_the_same_command_continues(tmp_path):
     loaded = recipe(tmp_path, "problems.num_cot=200000")
-    (tmp_path / "recipe.yaml").write_text("")
     run_recipe = (
         "import sys; from pathlib import Path; from longrun.launch.run_folder import open_run;"
         "from longrun.launch.local import *; r = open_run(Path(sys.argv[1]));"
@@ -109,7 +108,8 @@ def test_interrupting_the_command_ends_its_stage_and_the_same_command_continues(
     process = subprocess.Popen(
         [sys.executable, "-c", run_recipe, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: states(loaded)["problems"] == "running")
+    wait_until((tmp_path / "run/problems/started.json").exists)
+    assert states(loaded)["problems"] == "running"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert "stage problems interrupted; run the same command to continue" in errors

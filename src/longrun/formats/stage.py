@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import longrun
 from longrun.config.base import StageConfig
@@ -34,6 +34,7 @@ from longrun.formats.manifest import MANIFEST_NAME, Manifest
 STARTED_NAME = "started.json"
 LOCK_NAME = ".lock"
 CONFIG_NAME = "config.yaml"
+_LOCK_SECONDS = 1.0
 _NOT_OUTPUT = {MANIFEST_NAME, STARTED_NAME, LOCK_NAME, CONFIG_NAME}
 log = logging.getLogger(__name__)
 
@@ -207,12 +208,14 @@ def _mark_started(folder: Path, identity: Identity, now: float) -> float:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with open(folder / LOCK_NAME, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(
-                f"{folder}: another process is working in this folder; wait for it or cancel it"
-            ) from None
+        # Somebody who looks at the state of the stage holds the lock for an instant.
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"{folder}: another process is working in this folder; wait for it or end it"
+                )
+            time.sleep(_LOCK_SECONDS / 20)
         yield
 
 
@@ -220,11 +223,16 @@ def is_locked(folder: Path) -> bool:
     """Say whether a living process works in ``folder``."""
     if not (folder / LOCK_NAME).exists():
         return False
+    with open(folder / LOCK_NAME) as lock:
+        return not _try_lock(lock)
+
+
+def _try_lock(lock: IO[str]) -> bool:
     try:
-        with _locked(folder):
-            return False
-    except LaunchError:
-        return True
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _changed_inputs(
