@@ -1,3 +1,4 @@
+import os
 import resource
 import subprocess
 import sys
@@ -75,3 +76,38 @@ def test_dev_full_is_a_full_disk():
     with pytest.raises(ResourceError, match="no space left"), full_disk_named(Path("/dev/full")):  # noqa: SIM117
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x")
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[str, str]]:
+    """Note every flush and rename, in order, by the name of what it is done to; all are done."""
+    noted: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor: int) -> None:
+        noted.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def note_replace(source: Path, target: Path) -> None:
+        noted.append(("rename", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    return noted
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path: Path, calls):
+    write_text(tmp_path / "a.txt", "whole")
+    aside = f".a.txt.{os.getpid()}.tmp"
+    assert calls == [("fsync", aside), ("rename", "a.txt"), ("fsync", tmp_path.name)]
+
+
+def test_everything_in_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, calls):
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner/weights").write_text("1")
+    renamed = calls.index(("rename", "model"))
+    flushed = {name for _, name in calls[:renamed]}
+    assert flushed == {"weights", "inner", f".model.{os.getpid()}.tmp"}
+    assert calls[renamed + 1 :] == [("fsync", tmp_path.name)]

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from longrun.errors import InputError, ResourceError
-from longrun.formats.atomic import fsync_folder, full_disk_named, write_text
+from longrun.formats.atomic import fsync, full_disk_named, write_text
 from longrun.parallel.mesh import Mesh, any_rank, barrier, sum_over_ranks
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -79,9 +79,9 @@ def save_checkpoint(
         save(dict(tensors), checkpoint_id=aside, no_dist=mesh.size == 1)
         if mesh.rank == 0:
             write_text(aside / STATE_NAME, json.dumps(asdict(state)))
-            fsync_folder(aside)
+            fsync(aside)
             os.replace(aside, path)
-            fsync_folder(path.parent)
+            fsync(path.parent)
         barrier()
     return path
 

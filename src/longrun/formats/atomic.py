@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from longrun.errors import ResourceError
 
@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -49,11 +49,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with full_disk_named(path):
             aside.mkdir(parents=True)
             yield aside
-            for inside in aside.rglob("*"):
-                if inside.is_file():
-                    _fsync_file(inside)
+            for inside in (*aside.rglob("*"), aside):
+                fsync(inside)  # a folder's own flush makes the names in it last
         os.replace(aside, path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -73,9 +72,9 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -106,11 +105,3 @@ def _full_disk(path: Path) -> str:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _fsync_file(path: Path) -> None:
-    descriptor: Any = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
