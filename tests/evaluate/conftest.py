@@ -10,7 +10,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from longrun.formats.conversation import CodeStyle, Conversation, Prompt
+from longrun.formats.code_style import CodeStyle
+from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.tokenizer_folder import save_tokenizer
 from longrun.formats.tokens import ExactTokenizer
 

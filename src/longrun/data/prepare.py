@@ -26,7 +26,8 @@ from longrun.data.tally import LENGTH_EDGES, Tally
 from longrun.data.workers import run_tasks
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_folder, write_text
-from longrun.formats.conversation import CONVERSATION_NAME, CodeStyle, Conversation
+from longrun.formats.code_style import CodeStyle
+from longrun.formats.conversation import CONVERSATION_NAME, Conversation
 from longrun.formats.documents import SOURCES_NAME, Sources
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION

@@ -25,8 +25,6 @@ from longrun.errors import InputError
 from longrun.formats.atomic import write_text
 from longrun.formats.code_style import CodeStyle
 
-__all__ = ["CONVERSATION_NAME", "CodeStyle", "Conversation", "Prompt"]
-
 CONVERSATION_NAME = "conversation.json"
 
 
