@@ -38,7 +38,7 @@ def run(config: PackConfig) -> Manifest:
             many are longer than a pack.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    Manifest.read(config.documents)
+    Manifest.read(config.documents, "prepare")
     with open_stage("pack", config) as stage:
         if stage.finished is not None:
             return stage.finished
