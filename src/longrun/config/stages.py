@@ -237,14 +237,26 @@ class TrainConfig(StageConfig):
     """Newest checkpoints to keep; null: all."""
     validation_interval: PositiveInt | None = None
     """Steps between validations on the held-out documents; null: only at the end."""
+    num_nodes: PositiveInt = execution(1)
+    """Machines that train together; each runs the same command."""
     num_processes: PositiveInt = execution(1)
-    """Data-parallel processes on this machine."""
-    sharding: Literal["replicate", "full"] = execution("replicate")
-    """``full`` shards weights, gradients and optimizer states over the processes (FSDP2)."""
+    """Processes on each machine, one per GPU."""
+    tensor_parallel: PositiveInt = execution(1)
+    """Processes that share every matrix; divides the heads."""
+    context_parallel: PositiveInt = execution(1)
+    """Processes that share the tokens of a pack; what is left over is data parallel."""
+    sharding: Literal["replicate", "states", "full"] = execution("replicate")
+    """``full`` shards weights, gradients and optimizer states over the processes (FSDP2);
+    ``states`` gathers the weights and reduces the gradients once per step."""
+    shard_size: PositiveInt | None = execution(None)
+    """Processes that share one copy of the weights; null: all data and context ones."""
     attention: Literal["auto", "reference", "sdpa", "torch_varlen"] = execution("auto")
     """Attention backend; the choice of ``auto`` is logged."""
-    recompute: Literal["none", "full"] = execution("none")
-    """``full`` recomputes each layer in the backward pass and saves its activations."""
+    recompute: Literal["none", "pointwise", "all_but_attention", "full"] = execution("none")
+    """What the backward pass computes again instead of keeping it: norms and gates; everything but
+    the attention; every layer from its input."""
+    compile: bool = execution(False)
+    """Compile each layer with torch.compile."""
     loss_chunk_tokens: PositiveInt = execution(1024)
     """Supervised tokens whose logits exist at the same time."""
     log_interval: PositiveInt = execution(10)

@@ -35,6 +35,20 @@ class Mesh:
     """Where this process computes."""
     backend: Literal["none", "gloo", "nccl"]
     """The library behind the collectives; "none": a single process without a process group."""
+    tensor_size: int = 1
+    """Ranks of the tensor axis, the innermost."""
+    context_size: int = 1
+    """Ranks of the context axis, around the tensor axis."""
+
+    @property
+    def data_size(self) -> int:
+        """Ranks of the data axis: packs that are computed at the same time."""
+        return self.size // (self.tensor_size * self.context_size)
+
+    @property
+    def data_rank(self) -> int:
+        """This rank's place on the data axis; its tensor and context peers share it."""
+        return self.rank // (self.tensor_size * self.context_size)
 
 
 def start_mesh() -> Mesh:
