@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from longrun.nn.costs import ModelShape
 from longrun.plan.memory import StepSettings, optimizer_bytes, step_memory
-from longrun.plan.model_costs import ModelShape
 
 GIB = 2**30
 SETTINGS = StepSettings(pack_tokens=32768)

@@ -72,7 +72,10 @@ def obstacle(layout: Layout, arch: Arch) -> str | None:
     """Return why ``layout`` cannot train a model of ``arch``; None: it can."""
     product = layout.tensor * layout.context
     if layout.num_ranks % product:
-        return f"tensor {layout.tensor} x context {layout.context} do not divide {layout.num_ranks} ranks"
+        return (
+            f"tensor {layout.tensor} x context {layout.context} do not divide"
+            f" {layout.num_ranks} ranks"
+        )
     for what, size in (("key-value heads", arch.num_kv_heads), ("query heads", arch.num_heads)):
         if size % layout.tensor:
             return f"tensor {layout.tensor} does not divide the {size} {what}"

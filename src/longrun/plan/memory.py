@@ -11,7 +11,7 @@ gradients 28.4 GiB, two AdamW moments 56.7 GiB: 113.5 GiB of states before the f
 from dataclasses import dataclass
 from typing import Literal
 
-from longrun.plan.model_costs import ModelShape, Recompute, saved_activation_bytes
+from longrun.nn.costs import ModelShape, Recompute, saved_activation_bytes
 
 MASTER_BYTES = 4
 """Weights, gradients and optimizer states are float32."""

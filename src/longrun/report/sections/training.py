@@ -18,7 +18,7 @@ import msgspec
 from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
 from longrun.formats.plans import TRAIN, PackPlan, PacksInfo, epoch_name
-from longrun.plan.model_costs import ModelShape, effective_length, model_flops
+from longrun.nn.costs import ModelShape, effective_length, model_flops
 from longrun.report.stages import FinishedStage, Graph
 
 _MOST_POINTS = 400

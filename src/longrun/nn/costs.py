@@ -23,12 +23,11 @@ from typing import Any, Literal, assert_never
 
 from longrun.nn.arch import Arch
 
-Recompute = Literal["none", "pointwise", "mlp", "all_but_attention", "full"]
-"""What the backward pass computes again; ``none`` and ``full`` are the settings of ``train``.
+Recompute = Literal["none", "pointwise", "all_but_attention", "full"]
+"""What the backward pass computes again.
 
 ``none``               nothing; every input of a fused operation is kept
 ``pointwise``          norms and the gated product: no matrix product
-``mlp``                also the output, gate and up projections; x, q, k, v, o are kept
 ``all_but_attention``  everything but the attention; x and o are kept
 ``full``               the whole layer; x is kept
 """
@@ -159,8 +158,6 @@ def saved_activation_bytes(
             channels = 4 * d + 2 * q + 2 * k + 3 * f
         case "pointwise":
             channels = 2 * d + 2 * q + 2 * k + 2 * f
-        case "mlp":
-            channels = d + 2 * q + 2 * k
         case "all_but_attention":
             channels = d + q
         case "full":
@@ -176,8 +173,6 @@ def _recomputed_parameters(shape: ModelShape, recompute: Recompute) -> int:
     match recompute:
         case "none" | "pointwise":
             return 0
-        case "mlp":
-            return d * q + 2 * d * f
         case "all_but_attention":
             # q, k, v are needed by the backward pass of the attention; down_proj's output is not.
             return d * q + 2 * d * k + d * q + 2 * d * f

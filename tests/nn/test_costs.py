@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import InputError
-from longrun.plan.model_costs import (
+from longrun.nn.costs import (
     ModelShape,
     Recompute,
     attention_flops,
@@ -23,7 +23,7 @@ from longrun.plan.model_costs import (
 
 GIB = 2**30
 PACK = 32768
-LEVELS: tuple[Recompute, ...] = ("none", "pointwise", "mlp", "all_but_attention", "full")
+LEVELS: tuple[Recompute, ...] = ("none", "pointwise", "all_but_attention", "full")
 
 
 def qwen(
@@ -109,10 +109,10 @@ def test_operations_per_token_match_the_table_of_worked_figures(
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("1.5B", (62.6, 42.0, 8.8, 5.3, 2.6)),
-        ("7B", (135.7, 91.1, 20.2, 12.3, 6.1)),
-        ("14B", (217.7, 147.2, 51.2, 30.2, 15.0)),
-        ("32B", (452, 304, 68, 40, 20)),
+        ("1.5B", (62.6, 42.0, 5.3, 2.6)),
+        ("7B", (135.7, 91.1, 12.3, 6.1)),
+        ("14B", (217.7, 147.2, 30.2, 15.0)),
+        ("32B", (452, 304, 40, 20)),
     ],
 )
 def test_saved_activations_of_a_pack_match_the_table_of_worked_figures(
@@ -131,8 +131,6 @@ def test_recomputing_more_keeps_less_and_computes_more(name: str) -> None:
     work = [hardware_flops(shape, 7500, level) for level in LEVELS]
     assert kept == sorted(kept, reverse=True)
     assert work == sorted(work)
-    mlp_share = (work[2] - work[0]) / (2 * shape.layer_matrices_parameters)
-    assert 0.60 < mlp_share < 0.70
 
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))
@@ -156,7 +154,7 @@ def test_a_configuration_without_a_size_is_refused_by_name() -> None:
 
 def test_planning_never_imports_torch() -> None:
     code = (
-        "import json, sys, longrun.plan.memory, longrun.plan.model_costs;"
+        "import json, sys, longrun.plan.memory, longrun.nn.costs;"
         "print(json.dumps([name for name in ('torch', 'transformers') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
