@@ -26,9 +26,9 @@ from longrun.checkpoint.sharded import (
 from longrun.config.stages import TrainConfig
 from longrun.errors import InputError, LongrunError
 from longrun.formats.progress import Progress, format_count, show_progress
-from longrun.nn.layout import build_layout
 from longrun.optim.optimizers import Optimizers
 from longrun.optim.schedules import Schedule
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, any_rank
 from longrun.train.batches import Batches, PackId, deal
@@ -105,13 +105,13 @@ def train(training: Training, step: int, stop_requested: Callable[[], bool]) -> 
 
 def micro_steps_of(training: Training, batch: list[PackId]) -> list[MicroStep]:
     """Return this rank's share of ``batch``, filled up to the longest share of any rank."""
-    hands = deal([training.packs.cost(pack) for pack in batch], training.mesh.size)
-    device = training.mesh.device
+    mesh = training.mesh
+    hands = deal([training.packs.cost(pack) for pack in batch], mesh.data_size)
     own = [
-        MicroStep(slot, build_layout(training.packs.read(batch[slot])).to(device))
-        for slot in hands[training.mesh.rank]
+        MicroStep(slot, lay_out(training.packs.read(batch[slot]), mesh))
+        for slot in hands[mesh.data_rank]
     ]
-    return own + [filler(device)] * (max(map(len, hands)) - len(own))
+    return own + [filler(mesh)] * (max(map(len, hands)) - len(own))
 
 
 def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
@@ -119,11 +119,12 @@ def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
     began = time.perf_counter()
     config, batch = training.config, training.batches[step]
     micro_steps = micro_steps_of(training, batch)
-    counts = count(micro_steps)
+    counts = count(micro_steps, training.mesh)
     if not counts.weight > 0:
         raise InputError(f"step {step + 1}: no token is supervised in {_named(training, batch)}")
     gradients = compute_gradients(
         training.model,
+        training.mesh,
         micro_steps,
         num_packs=len(batch),
         weight=counts.weight,
