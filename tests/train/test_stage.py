@@ -212,7 +212,15 @@ def test_an_error_of_a_worker_arrives_as_its_own_class(build_world, tmp_path, nu
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_processes": 5}, r"num_processes: 5 is above global_batch_size 4"),
+        ({"num_processes": 5}, r"num_processes: 5 is above the 4 packs of global_batch_size 4"),
+        (
+            {"num_processes": 5, "global_batch_size": None, "global_batch_tokens": 30},
+            r"num_processes: 5 is above the [12]\S* packs of global_batch_tokens 30",
+        ),
+        (
+            {"global_batch_size": None, "global_batch_tokens": 10**6, "max_epochs": 1},
+            r"global_batch_tokens: 1000000 supervised tokens are more than 1 passes",
+        ),
         (
             {"global_batch_size": 99, "max_epochs": 1},
             r"global_batch_size: 99 packs are more than 1 passes over \d+ packs",

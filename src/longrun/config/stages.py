@@ -221,8 +221,10 @@ class TrainConfig(StageConfig):
     """Optimizer steps; null: what ``max_epochs`` gives."""
     max_epochs: Positive = 1.0
     """Upper bound in passes over the packs; the smaller of the two bounds holds."""
-    global_batch_size: PositiveInt = 8
-    """Packs of one optimizer step, over all processes."""
+    global_batch_size: PositiveInt | None = 8
+    """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
+    global_batch_tokens: PositiveInt | None = None
+    """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, learning rate and schedule."""
     loss_weights: LossWeights = LossWeights()
@@ -263,6 +265,21 @@ class TrainConfig(StageConfig):
     """Steps between lines of the log; ``metrics.jsonl`` has every step."""
     verify: bool = execution(True)
     """Check document isolation and loss equality before the first step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batches_in_one_unit(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("global_batch_tokens") is None:
+            return values
+        return {"global_batch_size": None, **values}
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> "TrainConfig":
+        if (self.global_batch_size is None) == (self.global_batch_tokens is None):
+            raise ValueError(
+                "set either global_batch_size or global_batch_tokens, not both or none"
+            )
+        return self
 
 
 class AverageConfig(StageConfig):

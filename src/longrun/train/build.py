@@ -19,9 +19,13 @@ from longrun.optim.optimizers import build_optimizers
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.data import distribute
 from longrun.parallel.mesh import Mesh
-from longrun.train.batches import Batches
 from longrun.train.loop import Training
-from longrun.train.supervision import HeldOutReader, PackReader, attention_share
+from longrun.train.supervision import (
+    HeldOutReader,
+    PackReader,
+    attention_share,
+    build_batches,
+)
 
 FINAL_NAME = "final"
 TOKENIZER_NAME = "tokenizer"
@@ -40,7 +44,7 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
     share = attention_share(model.arch)
     packs = PackSet.open(config.packs)
     reader = PackReader(packs, config.loss_weights, share)
-    batches = Batches(reader.packs_per_epoch, config.global_batch_size, config.seed)
+    batches = build_batches(config, packs)
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
     distributed = distribute(model, mesh, config.sharding)
     return Training(

@@ -31,7 +31,7 @@ from longrun.optim.optimizers import Optimizers
 from longrun.optim.schedules import Schedule
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, any_rank
-from longrun.train.batches import Batches, PackId, deal
+from longrun.train.batches import PackId, PackLine, deal
 from longrun.train.metrics import Metrics
 from longrun.train.step import Gradients, MicroStep, compute_gradients, count, filler
 from longrun.train.supervision import HeldOutReader, PackReader
@@ -51,7 +51,7 @@ class Training:
     model: Distributed
     optimizers: Optimizers
     schedule: Schedule
-    batches: Batches
+    batches: PackLine
     num_steps: int
     packs: PackReader
     held_out: HeldOutReader

@@ -19,9 +19,10 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackSet
 from longrun.formats.stage import open_stage
 from longrun.optim.schedules import build_schedule
-from longrun.train.batches import Batches
+from longrun.train.batches import PackLine
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
+from longrun.train.supervision import build_batches
 
 
 def run(config: TrainConfig) -> Manifest:
@@ -44,7 +45,7 @@ def run(config: TrainConfig) -> Manifest:
         return stage.finish(counts=counts, ledger=_ledger(config, batches, steps))
 
 
-def check(config: TrainConfig) -> Batches:
+def check(config: TrainConfig) -> PackLine:
     """Check the settings against packs and model; return the batches of the training.
 
     Raises:
@@ -57,8 +58,9 @@ def check(config: TrainConfig) -> Batches:
     check_same_tokenizer(tokenizer, config.model)
     check_tokenizer_fits(tokenizer, arch, config.model)
     _check_lengths(config, packs, arch.max_positions)
-    counts = tuple(len(packs.plan(epoch)) for epoch in range(packs.num_epochs))
-    batches = Batches(counts, config.global_batch_size, config.seed)
+    if not len(packs.plan(0)):
+        raise InputError.at(config.packs, None, "holds no packs; prepare more records")
+    batches = build_batches(config, packs)
     _check_batches(config, batches)
     return batches
 
@@ -77,20 +79,21 @@ def _check_lengths(config: TrainConfig, packs: PackSet, max_positions: int) -> N
         )
 
 
-def _check_batches(config: TrainConfig, batches: Batches) -> None:
-    if not batches.size(0):
-        raise InputError.at(config.packs, None, "holds no packs; prepare more records")
-    if config.num_processes > config.global_batch_size:
-        raise ConfigError(
-            f"train.num_processes: {config.num_processes} is above global_batch_size"
-            f" {config.global_batch_size}: a process would have no pack; lower it"
-        )
+def _check_batches(config: TrainConfig, batches: PackLine) -> None:
+    name, wanted = "global_batch_size", f"{config.global_batch_size} packs"
+    if config.global_batch_size is None:
+        name, wanted = "global_batch_tokens", f"{config.global_batch_tokens} supervised tokens"
     steps = batches.num_steps(config.max_epochs, config.max_steps)
     if not steps:
         raise ConfigError(
-            f"train.global_batch_size: {config.global_batch_size} packs are more than"
-            f" {config.max_epochs:g} passes over {batches.size(0)} packs give; lower it or raise"
-            " max_epochs"
+            f"train.{name}: {wanted} are more than {config.max_epochs:g} passes over"
+            f" {batches.size(0)} packs give; lower it or raise max_epochs"
+        )
+    packs = batches.start(steps) / steps
+    if config.num_processes > packs:
+        raise ConfigError(
+            f"train.num_processes: {config.num_processes} is above the {packs:.3g} packs of"
+            f" {name} {wanted.split()[0]}: a process would have no pack; lower it"
         )
     build_schedule(config.optimizer, steps)
 
@@ -110,12 +113,12 @@ def _counts(run_folder: Path) -> dict[str, float]:
     return counts
 
 
-def _ledger(config: TrainConfig, batches: Batches, steps: int) -> Ledger:
+def _ledger(config: TrainConfig, batches: PackLine, steps: int) -> Ledger:
     """Book the packs of every pass that was begun: trained, or after the last step."""
     ledger = Ledger()
     passes = int(np.ceil(batches.epochs_before(steps)))
     ledger.take(sum(batches.size(epoch) for epoch in range(passes)))
-    ledger.keep(steps * config.global_batch_size)
+    ledger.keep(batches.start(steps))
     left = ledger.records_in - ledger.kept
     if left:
         ledger.drop("after the last step", left)

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from longrun.config.stages import LossWeights
+from longrun.config.stages import LossWeights, TrainConfig
+from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
 from longrun.nn.arch import Arch
-from longrun.train.batches import PackId, pack_cost
+from longrun.train.batches import Batches, PackId, PackLine, TokenBatches, pack_cost
 
 Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Tokens of a document and their weights as targets; both [n]."""
@@ -46,6 +47,32 @@ def attention_share(arch: Arch) -> float:
     layer = arch.hidden_size * (2 * query + 2 * key_value + 3 * arch.intermediate_size)
     matrices = arch.num_layers * layer + arch.hidden_size * arch.vocab_size
     return arch.num_layers * query / matrices
+
+
+def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
+    """Return the batches of a training, cut by packs or by supervised tokens.
+
+    Raises:
+        InputError: batches are cut by supervised tokens and there are none.
+    """
+    plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
+    sizes = tuple(len(plan) for plan in plans)
+    if config.global_batch_size is not None:
+        return Batches(sizes, config.global_batch_size, config.seed)
+    if config.global_batch_tokens is None:
+        raise ValueError("neither a batch size in packs nor one in tokens")
+    targets = packs.training.target_counts(weight_table(config.loss_weights) > 0)
+    supervised = tuple(_sum_per_pack(plan, targets) for plan in plans)
+    if not any(tokens.any() for tokens in supervised):
+        raise InputError.at(config.packs, None, "no token is supervised; see train.loss_weights")
+    return TokenBatches(sizes, supervised, config.global_batch_tokens, config.seed)
+
+
+def _sum_per_pack(plan: PackPlan, of_document: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sums over the documents of every pack, [P]."""
+    sums = np.concatenate([[0], np.cumsum(of_document[plan.documents], dtype=np.int64)])
+    totals: npt.NDArray[np.int64] = np.diff(sums[plan.starts])
+    return totals
 
 
 class PackReader:
