@@ -192,11 +192,19 @@ class OptimizerSettings(Settings):
     eps: Positive = 1e-8
     clip_norm: Positive | None = 1.0
     """Bound of the global gradient norm; null: no clipping."""
+    states: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type of AdamW's two moments: 8, 4 or about 2 bytes a weight. The compact ones change the
+    numbers of a training."""
+    average_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Keep a running float32 mean of the weights over about ``1 / (1 - average_decay)`` steps and
+    export it as ``final-average``; null: none. 4 bytes a weight."""
 
     @model_validator(mode="after")
     def _floor_below_peak(self) -> "OptimizerSettings":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
+        if self.name == "muon" and self.states != "float32":
+            raise ValueError(f"states {self.states} needs name adamw; muon keeps float32 moments")
         return self
 
 
