@@ -100,7 +100,7 @@ class Saver:
         """Wait until nothing is under way on any rank.
 
         Raises:
-            ResourceError: the disk is full; no checkpoint appeared and none was touched.
+            ResourceError: the disk is full or broken; no checkpoint appeared, none was touched.
             LongrunError: the save failed on another rank.
         """
         future, self._under_way = self._under_way, None
@@ -126,9 +126,14 @@ class Saver:
                 )
                 if self._mesh.rank == 0:
                     self._name(path, aside, state)
-        except BaseException:
+        except BaseException as error:
             if self._mesh.rank == 0:  # the space is wanted; nobody writes there any more
                 shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise ResourceError(
+                    f"{path}: could not be saved ({error}); those before it are untouched,"
+                    " run the same command again to continue from the newest"
+                ) from error
             raise
 
     def _name(self, path: Path, aside: Path, state: LoopState) -> None:
@@ -143,8 +148,10 @@ class Saver:
 def _copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stager = DefaultStager(StagingOptions(False, False, False, False))
     copies = stager.stage(dict(tensors))
+    if isinstance(copies, Future):
+        copies = copies.result()
     stager.close()
-    return dict(copies)
+    return copies
 
 
 def _check_space(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> None:

@@ -218,6 +218,32 @@ class LossWeights(Settings):
     notice: NonNegative = 0.0
 
 
+class GuardSettings(Settings):
+    """What happens to a step whose loss or gradient is out of bounds."""
+
+    non_finite: Literal["stop", "skip"] = "stop"
+    """Loss or gradient is not finite: end the training, or leave that batch out."""
+    spike_factor: Annotated[float, Field(gt=1.0)] | None = None
+    """A loss above this times the median of the last ``spike_window`` losses is a spike; null:
+    nothing is."""
+    spike_window: PositiveInt = 50
+    """Steps of that median; there is no spike before there are so many."""
+    on_spike: Literal["stop", "skip", "log"] = "log"
+    """End the training, leave that batch out, or train on it and say so."""
+    max_skips: PositiveInt = 5
+    """Batches left out in a row; one more ends the training."""
+
+
+class WandbSettings(Settings):
+    """Weights & Biases; its key comes from the environment or its own login."""
+
+    project: str = "longrun"
+    name: str | None = None
+    """Name of the run; null: Weights & Biases makes one up."""
+    offline: bool = False
+    """Write to ``wandb/`` in the output folder only; ``wandb sync`` sends it later."""
+
+
 class TrainConfig(StageConfig):
     """Fine-tune a model on packs; one command for one process or many."""
 
@@ -245,6 +271,10 @@ class TrainConfig(StageConfig):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: PositiveInt | None = None
     """Newest checkpoints to keep; null: all."""
+    keep_steps: list[PositiveInt] = []
+    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
+    guard: GuardSettings = GuardSettings()
+    """What happens to a step whose loss or gradient is out of bounds."""
     validation_interval: PositiveInt | None = None
     """Steps between validations on the held-out documents; null: only at the end."""
     num_nodes: PositiveInt = execution(1)
@@ -269,6 +299,17 @@ class TrainConfig(StageConfig):
     """Compile each layer with torch.compile."""
     loss_chunk_tokens: PositiveInt = execution(1024)
     """Supervised tokens whose logits exist at the same time."""
+    save_in_background: bool = execution(True)
+    """Go on training while a checkpoint is written; takes memory for a copy of it on the host."""
+    prefetch_batches: NonNegativeInt = execution(2)
+    """Batches that are read ahead while a step runs; 0: none."""
+    tensorboard: bool = execution(False)
+    """Write ``tensorboard/`` too; needs ``longrun[tensorboard]``."""
+    wandb: WandbSettings | None = execution(None)
+    """Send the metrics to Weights & Biases too; needs ``longrun[wandb]``."""
+    peak_flops: Positive | None = execution(None)
+    """Operations per second that a device reaches at most, for the utilisation in the metrics;
+    null: what its maker states, if the device is known."""
     log_interval: PositiveInt = execution(10)
     """Steps between lines of the log; ``metrics.jsonl`` has every step."""
     verify: bool = execution(True)

@@ -16,6 +16,7 @@ from longrun.formats.plans import PackSet
 from longrun.nn.attention import choose_backend
 from longrun.nn.decoder import Decoder
 from longrun.optim.optimizers import build_optimizers
+from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.data import distribute
 from longrun.parallel.mesh import Mesh
@@ -28,6 +29,8 @@ from longrun.train.supervision import (
 )
 
 FINAL_NAME = "final"
+FINAL_AVERAGE_NAME = "final-average"
+"""Beside ``final``: the running average of the weights, where one is kept."""
 TOKENIZER_NAME = "tokenizer"
 """Folder of a prepare output that holds its tokenizer."""
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
     batches = build_batches(config, packs)
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
     distributed = distribute(model, mesh, config.sharding)
+    parameters, decay = distributed.model.named_parameters(), config.optimizer.average_decay
     return Training(
         config=config,
         mesh=mesh,
@@ -55,6 +59,7 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         schedule=build_schedule(config.optimizer, num_steps),
         batches=batches,
         num_steps=num_steps,
+        average=None if decay is None else RunningAverage(parameters, decay),
         packs=reader,
         held_out=HeldOutReader(packs, config.loss_weights, share),
     )
@@ -91,12 +96,19 @@ def check_devices(num_processes: int) -> None:
 
 
 def export_final(training: Training) -> None:
-    """Write ``final/``, a Hugging Face folder, unless it is there; collective.
+    """Write ``final/``, and ``final-average/`` if an average is kept; collective.
 
-    Weights are rounded once to the compute type: those are the very numbers that the forward
-    passes multiplied with.
+    Hugging Face folders; one that is there is left alone. Weights are rounded once to the compute
+    type: those are the very numbers that the forward passes multiplied with.
     """
-    folder = training.config.output_dir / FINAL_NAME
+    _export(training, FINAL_NAME)
+    if training.average is not None:
+        with training.average.in_place_of_the_weights():
+            _export(training, FINAL_AVERAGE_NAME)
+
+
+def _export(training: Training, name: str) -> None:
+    folder = training.config.output_dir / name
     if folder.exists():
         return
     weights = training.model.full_state_dict()

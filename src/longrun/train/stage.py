@@ -23,6 +23,7 @@ from longrun.train.batches import PackLine
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
 from longrun.train.supervision import build_batches
+from longrun.train.trackers import check_trackers
 
 
 def run(config: TrainConfig) -> Manifest:
@@ -38,6 +39,7 @@ def run(config: TrainConfig) -> Manifest:
     with open_stage("train", config) as stage:
         if stage.finished is not None:
             return stage.finished
+        check_trackers(config)
         batches = check(config)
         run_workers(stage.folder / "config.yaml", config.num_processes)
         steps = batches.num_steps(config.max_epochs, config.max_steps)
@@ -95,19 +97,29 @@ def _check_batches(config: TrainConfig, batches: PackLine) -> None:
             f"train.num_processes: {config.num_processes} is above the {packs:.3g} packs of"
             f" {name} {wanted.split()[0]}: a process would have no pack; lower it"
         )
+    late = [step for step in config.keep_steps if step > steps]
+    if late:
+        raise ConfigError(
+            f"train.keep_steps: {late[0]} is after the last step {steps}; leave it out or train"
+            " longer"
+        )
     build_schedule(config.optimizer, steps)
 
 
 def _counts(run_folder: Path) -> dict[str, float]:
     lines = read_metrics(run_folder)
-    trained = [line for line in lines if "loss" in line]
+    steps = [line for line in lines if "loss" in line]
+    trained = [line for line in steps if "skipped" not in line]
     validated = [line for line in lines if line.get("validation_loss") is not None]
     counts: dict[str, float] = {
         "tokens": sum(line["tokens"] for line in trained),
         "supervised_tokens": sum(line["supervised_tokens"] for line in trained),
-        "epochs": trained[-1]["epoch"],
-        "loss": trained[-1]["loss"],
+        "epochs": steps[-1]["epoch"],
     }
+    if trained:
+        counts["loss"] = trained[-1]["loss"]
+    if len(trained) < len(steps):
+        counts["skipped_steps"] = len(steps) - len(trained)
     if validated:
         counts["validation_loss"] = validated[-1]["validation_loss"]
     return counts

@@ -97,6 +97,11 @@ class PackReader:
         """Return the modelled time of ``pack``, in tokens."""
         return pack_cost(self._documents.lengths[self._indices(pack)], self._share)
 
+    def lengths(self, packs: Iterable[PackId]) -> list[int]:
+        """Return the tokens of every document of ``packs``."""
+        indices = np.concatenate([self._indices(pack) for pack in packs])
+        return [int(length) for length in self._documents.lengths[indices]]
+
     def origins(self, packs: Iterable[PackId]) -> list[Origin]:
         """Say where the documents of ``packs`` came from."""
         return [
