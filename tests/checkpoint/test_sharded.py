@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from longrun.checkpoint.saving import Retention, Saver
 from longrun.checkpoint.sharded import (
     LoopState,
     checkpoint_name,
@@ -30,14 +29,16 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def save(folder, step: int, seed: int = 0):
-    saver = Saver(folder, ALONE, Retention(None, ()), background=False)
-    path = saver.begin(LoopState(step, 1, 2, recent_losses=[0.1, 1 / 3]), tensors(seed))
-    saver.close()
-    return path
+@pytest.fixture
+def save(save_checkpoint):
+    def save(folder, step: int, seed: int = 0):
+        state = LoopState(step, 1, 2, recent_losses=[0.1, 1 / 3])
+        return save_checkpoint(folder, state, tensors(seed))
+
+    return save
 
 
-def test_a_checkpoint_comes_back_bitwise(tmp_path):
+def test_a_checkpoint_comes_back_bitwise(tmp_path, save):
     path = save(tmp_path, 100)
     assert path == tmp_path / "checkpoints" / "step-00000100"
     target = {name: torch.zeros_like(tensor) for name, tensor in tensors().items()}
@@ -46,14 +47,14 @@ def test_a_checkpoint_comes_back_bitwise(tmp_path):
     assert model_shapes(path) == {"a": (5, 3), "b": (4,)}
 
 
-def test_one_tensor_can_be_read_alone(tmp_path):
+def test_one_tensor_can_be_read_alone(tmp_path, save):
     path = save(tmp_path, 1)
     part = {"model.b": torch.zeros(4)}
     read_tensors(path, part)
     assert torch.equal(part["model.b"], tensors()["model.b"])
 
 
-def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path):
+def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path, save):
     for step in (20, 3, 100):
         save(tmp_path, step)
     (tmp_path / "checkpoints" / ".step-00000200.tmp").mkdir()
@@ -63,14 +64,14 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.json"])
-def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, name):
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, name, save):
     path = save(tmp_path, 1)
     os.truncate(path / name, 10)
     with pytest.raises(InputError, match=r"step-00000001: cannot be read .*delete this folder"):
         load_checkpoint(path, tensors(1), ALONE)
 
 
-def test_another_model_is_refused(tmp_path):
+def test_another_model_is_refused(tmp_path, save):
     path = save(tmp_path, 1)
     with pytest.raises(InputError, match=r"cannot be read .*model\.c"):
         load_checkpoint(path, {"model.c": torch.zeros(2)}, ALONE)

@@ -153,8 +153,8 @@ def poison(monkeypatch):
     def spoil(*steps):
         calls = {}
 
-        def spoiled(model, micro_steps, **arguments):
-            gradients = real(model, micro_steps, **arguments)
+        def spoiled(model, mesh, micro_steps, **arguments):
+            gradients = real(model, mesh, micro_steps, **arguments)
             step = calls.setdefault("next", spoil.first)
             calls["next"] += 1
             if step not in steps:

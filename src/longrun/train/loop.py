@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longrun.checkpoint.saving import Retention, Saver
@@ -31,10 +30,10 @@ from longrun.errors import InputError, LongrunError, StaleError
 from longrun.formats import fingerprint
 from longrun.formats.plans import PackSet
 from longrun.formats.stage import differences
-from longrun.nn.layout import build_layout
 from longrun.optim.optimizers import Optimizers
 from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import Schedule
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, any_rank, broadcast_object
 from longrun.train.batches import PackId, PackLine, deal
@@ -133,12 +132,12 @@ def train(training: Training, state: LoopState, stop_requested: Callable[[], boo
     with ExitStack() as open_files:
         recorder = Recorder(training, state.step, open_files)
         saver = _open_saver(training, open_files)
-        layouts = open_files.enter_context(_prefetch(training, state.step))
+        prefetched = open_files.enter_context(_prefetch(training, state.step))
         guard = Guard(config.guard, state.recent_losses, state.skips)
         while state.step < training.num_steps:
             if any_rank(stop_requested() or saver.failed):
                 break
-            numbers = _one_step(training, state, layouts, guard)
+            numbers = _one_step(training, state, prefetched, guard)
             recorder.step(state.step, numbers)
             state = _after(training, state, numbers, guard)
             if _due(state.step, config.validation_interval, training.num_steps):
@@ -153,32 +152,35 @@ def train(training: Training, state: LoopState, stop_requested: Callable[[], boo
     return state.step
 
 
-def lay_out(training: Training, batch: list[PackId]) -> list[MicroStep]:
-    """Return this rank's share of ``batch``, filled up to the longest share; on the CPU."""
-    hands = deal([training.packs.cost(pack) for pack in batch], training.mesh.data_size)
+def micro_steps_of(training: Training, batch: list[PackId]) -> list[MicroStep]:
+    """Return this rank's share of ``batch``, filled up to the longest share of any rank.
+
+    Reads files and copies to the device; in a thread of its own.
+    """
+    mesh = training.mesh
+    hands = deal([training.packs.cost(pack) for pack in batch], mesh.data_size)
     own = [
-        MicroStep(slot, build_layout(training.packs.read(batch[slot])))
-        for slot in hands[training.mesh.data_rank]
+        MicroStep(slot, lay_out(training.packs.read(batch[slot]), mesh))
+        for slot in hands[mesh.data_rank]
     ]
-    return own + [filler(torch.device("cpu"))] * (max(map(len, hands)) - len(own))
+    return own + [filler(mesh)] * (max(map(len, hands)) - len(own))
 
 
 def _one_step(
-    training: Training, state: LoopState, layouts: Prefetch[list[MicroStep]], guard: Guard
+    training: Training, state: LoopState, prefetched: Prefetch[list[MicroStep]], guard: Guard
 ) -> StepNumbers:
     """Train the step after ``state``."""
     began = time.perf_counter()
     config, batch = training.config, training.batches[state.step]
-    on_cpu = layouts.take()
+    micro_steps = prefetched.take()
     waited = time.perf_counter() - began
-    device = training.mesh.device
-    micro_steps = [replace(micro, layout=micro.layout.to(device)) for micro in on_cpu]
-    counts = count(micro_steps)
+    counts = count(micro_steps, training.mesh)
     if not counts.weight > 0:
         names = _named(training, batch)
         raise InputError(f"step {state.step + 1}: no token is supervised in {names}")
     gradients = compute_gradients(
         training.model,
+        training.mesh,
         micro_steps,
         num_packs=len(batch),
         weight=counts.weight,
@@ -250,7 +252,7 @@ def _due(step: int, interval: int | None, num_steps: int, also: Collection[int] 
 
 def _prefetch(training: Training, step: int) -> Prefetch[list[MicroStep]]:
     def make(index: int) -> list[MicroStep]:
-        return lay_out(training, training.batches[index])
+        return micro_steps_of(training, training.batches[index])
 
     return Prefetch(make, step, training.num_steps, training.config.prefetch_batches)
 

@@ -19,6 +19,7 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackSet
 from longrun.formats.stage import open_stage
 from longrun.optim.schedules import build_schedule
+from longrun.parallel.layouts import Layout, check_layout
 from longrun.train.batches import PackLine
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
@@ -56,6 +57,7 @@ def check(config: TrainConfig) -> PackLine:
     """
     packs = PackSet.open(config.packs)
     arch = read_arch(config.model)
+    check_layout(Layout.of(config), arch, "train")
     tokenizer = packs.source / "tokenizer"
     check_same_tokenizer(tokenizer, config.model)
     check_tokenizer_fits(tokenizer, arch, config.model)
@@ -92,10 +94,12 @@ def _check_batches(config: TrainConfig, batches: PackLine) -> None:
             f" {batches.size(0)} packs give; lower it or raise max_epochs"
         )
     packs = batches.start(steps) / steps
-    if config.num_processes > packs:
+    data_ranks = Layout.of(config).data
+    if data_ranks > packs:
         raise ConfigError(
-            f"train.num_processes: {config.num_processes} is above the {packs:.3g} packs of"
-            f" {name} {wanted.split()[0]}: a process would have no pack; lower it"
+            f"train.num_processes: {data_ranks} data-parallel processes are more than the"
+            f" {packs:.3g} packs of {name} {wanted.split()[0]}: one would have no pack; use fewer,"
+            " or raise context_parallel"
         )
     late = [step for step in config.keep_steps if step > steps]
     if late:
