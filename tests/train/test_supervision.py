@@ -51,7 +51,6 @@ def test_packs_come_with_their_documents_costs_and_origins(world):
     assert lengths == [world.lengths[index] for index in indices]
     assert reader.cost(pack) == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
     assert [origin.line for origin in reader.origins([pack])] == [index + 2 for index in indices]
-    assert reader.packs_per_epoch == tuple(packs.info.num_packs)
     assert reader.cost(PackId(3, 2)) == reader.cost(pack)
 
 

@@ -264,7 +264,7 @@ class TrainConfig(StageConfig):
     loss_weights: LossWeights = LossWeights()
     """Which kinds of spans are learned, and how much."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; weights and optimizer states are always float32."""
+    """Compute type; the weights themselves are always float32."""
     seed: NonNegativeInt = 0
     """Decides the order of the packs."""
     save_interval: PositiveInt = 1000

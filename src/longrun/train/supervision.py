@@ -84,11 +84,6 @@ class PackReader:
         self._table = weight_table(weights)
         self._share = share
 
-    @property
-    def packs_per_epoch(self) -> tuple[int, ...]:
-        """Number of packs of each plan."""
-        return tuple(len(plan) for plan in self._plans)
-
     def read(self, pack: PackId) -> list[Weighted]:
         """Return the documents of ``pack``, in the order of its plan."""
         return [weigh(self._documents[int(index)], self._table) for index in self._indices(pack)]
