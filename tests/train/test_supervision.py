@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
 
-from longrun.config.stages import LossWeights
+from longrun.config.stages import LossWeights, TrainConfig
+from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet
 from longrun.formats.spans import SpanKind
 from longrun.nn.arch import Arch
+from longrun.nn.layout import build_layout
 from longrun.train.batches import PackId
 from longrun.train.supervision import (
     HeldOutReader,
     PackReader,
     attention_share,
+    build_batches,
     weigh,
     weight_table,
 )
@@ -48,8 +51,35 @@ def test_packs_come_with_their_documents_costs_and_origins(world):
     assert lengths == [world.lengths[index] for index in indices]
     assert reader.cost(pack) == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
     assert [origin.line for origin in reader.origins([pack])] == [index + 2 for index in indices]
-    assert reader.packs_per_epoch == tuple(packs.info.num_packs)
     assert reader.cost(PackId(3, 2)) == reader.cost(pack)
+
+
+def test_batches_in_tokens_count_the_tokens_that_carry_loss(world, tmp_path):
+    packs = PackSet.open(world.packs)
+    weights = {"answer": 0, "code": 0.5}
+    settings = {"global_batch_tokens": 40, "global_batch_size": None, "loss_weights": weights}
+    config = world.config(tmp_path, **settings)
+    with pytest.raises(ConfigError, match="either global_batch_size or global_batch_tokens"):
+        world.config(tmp_path, global_batch_size=4, global_batch_tokens=40)
+    assert TrainConfig.parse(config.model_dump(mode="json"), "train") == config
+    batches = build_batches(config, packs)
+    reader = PackReader(packs, config.loss_weights, 0.01)
+    for step in range(6):
+        counts = [
+            sum(
+                int(build_layout([document]).weights.count_nonzero()) for document in reader.read(p)
+            )
+            for p in batches[step]
+        ]
+        assert sum(counts) >= 40 > sum(counts[:-1])
+
+
+def test_batches_in_tokens_need_a_supervised_token(world, tmp_path, monkeypatch):
+    table = np.zeros(7, np.float32)
+    monkeypatch.setattr("longrun.train.supervision.weight_table", lambda weights: table)
+    config = world.config(tmp_path, global_batch_size=None, global_batch_tokens=40)
+    with pytest.raises(InputError, match="no token is supervised"):
+        build_batches(config, PackSet.open(world.packs))
 
 
 def test_held_out_documents_are_read_once_each_by_mode(world):

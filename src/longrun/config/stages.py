@@ -192,11 +192,19 @@ class OptimizerSettings(Settings):
     eps: Positive = 1e-8
     clip_norm: Positive | None = 1.0
     """Bound of the global gradient norm; null: no clipping."""
+    states: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type of AdamW's two moments: 8, 4 or about 2 bytes a weight. The compact ones change the
+    numbers of a training."""
+    average_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Keep a running float32 mean of the weights over about ``1 / (1 - average_decay)`` steps and
+    export it as ``final-average``; null: none. 4 bytes a weight."""
 
     @model_validator(mode="after")
     def _floor_below_peak(self) -> "OptimizerSettings":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
+        if self.name == "muon" and self.states != "float32":
+            raise ValueError(f"states {self.states} needs name adamw; muon keeps float32 moments")
         return self
 
 
@@ -221,6 +229,32 @@ class ContextEdit(Settings):
     """Stretch the positions by YaRN; null: not."""
 
 
+class GuardSettings(Settings):
+    """What happens to a step whose loss or gradient is out of bounds."""
+
+    non_finite: Literal["stop", "skip"] = "stop"
+    """Loss or gradient is not finite: end the training, or leave that batch out."""
+    spike_factor: Annotated[float, Field(gt=1.0)] | None = None
+    """A loss above this times the median of the last ``spike_window`` losses is a spike; null:
+    nothing is."""
+    spike_window: PositiveInt = 50
+    """Steps of that median; there is no spike before there are so many."""
+    on_spike: Literal["stop", "skip", "log"] = "log"
+    """End the training, leave that batch out, or train on it and say so."""
+    max_skips: PositiveInt = 5
+    """Batches left out in a row; one more ends the training."""
+
+
+class WandbSettings(Settings):
+    """Weights & Biases; its key comes from the environment or its own login."""
+
+    project: str = "longrun"
+    name: str | None = None
+    """Name of the run; null: Weights & Biases makes one up."""
+    offline: bool = False
+    """Write to ``wandb/`` in the output folder only; ``wandb sync`` sends it later."""
+
+
 class TrainConfig(StageConfig):
     """Fine-tune a model on packs; one command for one process or many."""
 
@@ -234,20 +268,26 @@ class TrainConfig(StageConfig):
     """Optimizer steps; null: what ``max_epochs`` gives."""
     max_epochs: Positive = 1.0
     """Upper bound in passes over the packs; the smaller of the two bounds holds."""
-    global_batch_size: PositiveInt = 8
-    """Packs of one optimizer step, over all processes."""
+    global_batch_size: PositiveInt | None = 8
+    """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
+    global_batch_tokens: PositiveInt | None = None
+    """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, learning rate and schedule."""
     loss_weights: LossWeights = LossWeights()
     """Which kinds of spans are learned, and how much."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; weights and optimizer states are always float32."""
+    """Compute type; the weights themselves are always float32."""
     seed: NonNegativeInt = 0
     """Decides the order of the packs."""
     save_interval: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: PositiveInt | None = None
     """Newest checkpoints to keep; null: all."""
+    keep_steps: list[PositiveInt] = []
+    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
+    guard: GuardSettings = GuardSettings()
+    """What happens to a step whose loss or gradient is out of bounds."""
     validation_interval: PositiveInt | None = None
     """Steps between validations on the held-out documents; null: only at the end."""
     num_nodes: PositiveInt = execution(1)
@@ -272,10 +312,36 @@ class TrainConfig(StageConfig):
     """Compile each layer with torch.compile."""
     loss_chunk_tokens: PositiveInt = execution(1024)
     """Supervised tokens whose logits exist at the same time."""
+    save_in_background: bool = execution(True)
+    """Go on training while a checkpoint is written; takes memory for a copy of it on the host."""
+    prefetch_batches: NonNegativeInt = execution(2)
+    """Batches that are read ahead while a step runs; 0: none."""
+    tensorboard: bool = execution(False)
+    """Write ``tensorboard/`` too; needs ``longrun[tensorboard]``."""
+    wandb: WandbSettings | None = execution(None)
+    """Send the metrics to Weights & Biases too; needs ``longrun[wandb]``."""
+    peak_flops: Positive | None = execution(None)
+    """Operations per second that a device reaches at most, for the utilisation in the metrics;
+    null: what its maker states, if the device is known."""
     log_interval: PositiveInt = execution(10)
     """Steps between lines of the log; ``metrics.jsonl`` has every step."""
     verify: bool = execution(True)
     """Check document isolation and loss equality before the first step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batches_in_one_unit(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("global_batch_tokens") is None:
+            return values
+        return {"global_batch_size": None, **values}
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> "TrainConfig":
+        if (self.global_batch_size is None) == (self.global_batch_tokens is None):
+            raise ValueError(
+                "set either global_batch_size or global_batch_tokens, not both or none"
+            )
+        return self
 
 
 class AverageConfig(StageConfig):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from longrun.config.stages import OptimizerSettings
+from longrun.optim.compact import CompactAdamW
 from longrun.optim.groups import NamedParameter, decay_groups, is_hidden_matrix
 
 MUON_MOMENTUM = 0.95
@@ -24,15 +25,7 @@ class Optimizers:
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
         hidden = [pair for pair in named if settings.name == "muon" and is_hidden_matrix(*pair)]
         rest = [pair for pair in named if pair[0] not in {name for name, _ in hidden}]
-        self._members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                decay_groups(rest, settings.weight_decay),
-                lr=settings.lr,
-                betas=(settings.beta1, settings.beta2),
-                eps=settings.eps,
-                fused=True,
-            )
-        ]
+        self._members: list[torch.optim.Optimizer] = [_adamw(rest, settings)]
         if hidden:
             self._members.append(
                 torch.optim.Muon(
@@ -74,6 +67,14 @@ class Optimizers:
             for parameter, moments in member.state.items()
             for moment, value in moments.items()
         }
+
+
+def _adamw(parameters: list[NamedParameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    groups = decay_groups(parameters, settings.weight_decay)
+    lr, betas, eps = settings.lr, (settings.beta1, settings.beta2), settings.eps
+    if settings.states == "float32":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+    return CompactAdamW(groups, lr=lr, betas=betas, eps=eps, states=settings.states)
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> Optimizers:

@@ -1,8 +1,9 @@
 """Which packs form batch n, and which rank takes which of them: pure functions, no files.
 
 The packs of all epochs stand in one long line. Each epoch is shuffled by (seed, epoch) alone and
-batch n is the n-th run of ``batch_size`` packs of that line, so a batch may begin in one epoch and
-end in the next and no pack is ever left out in between. Ranks, layout and history play no part.
+batch n is the n-th run of that line: of ``batch_size`` packs, or of as many packs as are needed to
+reach a number of supervised tokens. A batch may begin in one epoch and end in the next and no pack
+is ever left out in between. Ranks, layout and history play no part.
 
 Two epochs of 5 packs, batches of 4::
 
@@ -12,8 +13,11 @@ Two epochs of 5 packs, batches of 4::
 Inside a batch the gradient does not depend on the grouping, so packs are dealt to ranks by cost.
 """
 
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,23 +32,30 @@ class PackId(NamedTuple):
     pack: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """The batches of one training."""
+class PackLine(ABC):
+    """The packs of all epochs in one long line, cut into batches."""
 
+    __slots__ = ()
     packs_per_epoch: tuple[int, ...]
     """Packs of each plan; epochs beyond the last plan begin again with the first."""
-    batch_size: int
-    """Packs of one optimizer step, over all ranks."""
     seed: int
+
+    @abstractmethod
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+
+    @abstractmethod
+    def _steps_within(self, packs: int, most: float) -> int:
+        """Return the batches that end within the first ``packs`` packs, at most ``most``."""
 
     def __getitem__(self, step: int) -> list[PackId]:
         """Return the packs of the step with index ``step``, from 0 without end."""
         epoch, position = self.place(step)
+        missing = self.start(step + 1) - self.start(step)
         batch: list[PackId] = []
-        while len(batch) < self.batch_size:
+        while len(batch) < missing:
             order = epoch_order(self.size(epoch), self.seed, epoch)
-            taken = order[position : position + self.batch_size - len(batch)]
+            taken = order[position : position + missing - len(batch)]
             batch += [PackId(epoch, int(pack)) for pack in taken]
             epoch, position = epoch + 1, 0
         return batch
@@ -55,8 +66,7 @@ class Batches:
 
     def place(self, step: int) -> tuple[int, int]:
         """Return (epoch, packs of that epoch already used) before the step with index ``step``."""
-        cycle = sum(self.packs_per_epoch)
-        cycles, position = divmod(step * self.batch_size, cycle)
+        cycles, position = divmod(self.start(step), sum(self.packs_per_epoch))
         epoch = cycles * len(self.packs_per_epoch)
         while position >= self.size(epoch):
             position -= self.size(epoch)
@@ -76,8 +86,68 @@ class Batches:
         whole = int(max_epochs)
         packs = sum(self.size(epoch) for epoch in range(whole))
         packs += int((max_epochs - whole) * self.size(whole))
-        steps = packs // self.batch_size
-        return steps if max_steps is None else min(steps, max_steps)
+        return self._steps_within(packs, math.inf if max_steps is None else max_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches(PackLine):
+    """Batches of equally many packs."""
+
+    packs_per_epoch: tuple[int, ...]
+    batch_size: int
+    """Packs of one optimizer step, over all ranks."""
+    seed: int
+
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+        return step * self.batch_size
+
+    def _steps_within(self, packs: int, most: float) -> int:
+        return int(min(packs // self.batch_size, most))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatches(PackLine):
+    """Batches that are closed by the pack with which they reach ``batch_tokens``.
+
+    Packs with 3, 1, 4, 1, 5 supervised tokens in the order of the line and ``batch_tokens`` 4
+    make the batches ``3 1``, ``4`` and ``1 5``. Where a batch begins follows from the line alone;
+    it is worked out from the first batch on, one epoch at a time, and kept.
+    """
+
+    packs_per_epoch: tuple[int, ...]
+    supervised_tokens: tuple[npt.NDArray[np.int64], ...]
+    """Of every pack of each plan; at least one of them is not 0."""
+    batch_tokens: int
+    """Supervised tokens of one optimizer step, over all ranks."""
+    seed: int
+    _starts: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+    _open: list[int] = field(default_factory=lambda: [0, 0, 0], init=False, repr=False)
+    """Epochs worked out, their packs, and the tokens of the batch that was not closed in them."""
+
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+        while len(self._starts) <= step:
+            self._work_out_an_epoch()
+        return self._starts[step]
+
+    def _steps_within(self, packs: int, most: float) -> int:
+        while self._open[1] < packs and len(self._starts) <= most:
+            self._work_out_an_epoch()
+        return int(min(bisect_right(self._starts, packs) - 1, most))
+
+    def _work_out_an_epoch(self) -> None:
+        epoch, first, waiting = self._open
+        order = epoch_order(self.size(epoch), self.seed, epoch)
+        sums = np.cumsum(self.supervised_tokens[epoch % len(self.supervised_tokens)][order])
+        used = -waiting
+        while True:
+            last = int(np.searchsorted(sums, used + self.batch_tokens))
+            if last == len(sums):
+                break
+            self._starts.append(first + last + 1)
+            used = int(sums[last])
+        self._open[:] = epoch + 1, first + len(sums), int(sums[-1]) - used
 
 
 @lru_cache(maxsize=4)

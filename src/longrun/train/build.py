@@ -22,15 +22,22 @@ from longrun.formats.plans import PackSet
 from longrun.nn.attention import choose_backend
 from longrun.nn.decoder import Decoder
 from longrun.optim.optimizers import build_optimizers
+from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.data import Distributed, distribute, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh
-from longrun.train.batches import Batches
 from longrun.train.loop import Training
-from longrun.train.supervision import HeldOutReader, PackReader, attention_share
+from longrun.train.supervision import (
+    HeldOutReader,
+    PackReader,
+    attention_share,
+    build_batches,
+)
 
 FINAL_NAME = "final"
+FINAL_AVERAGE_NAME = "final-average"
+"""Beside ``final``: the running average of the weights, where one is kept."""
 TOKENIZER_NAME = "tokenizer"
 """Folder of a prepare output that holds its tokenizer."""
 log = logging.getLogger(__name__)
@@ -47,8 +54,9 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
     share = attention_share(distributed.model.arch)
     packs = PackSet.open(config.packs)
     reader = PackReader(packs, config.loss_weights, share)
-    batches = Batches(reader.packs_per_epoch, config.global_batch_size, config.seed)
+    batches = build_batches(config, packs)
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
+    parameters, decay = distributed.model.named_parameters(), config.optimizer.average_decay
     return Training(
         config=config,
         mesh=mesh,
@@ -57,6 +65,7 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         schedule=build_schedule(config.optimizer, num_steps),
         batches=batches,
         num_steps=num_steps,
+        average=None if decay is None else RunningAverage(parameters, decay),
         packs=reader,
         held_out=HeldOutReader(packs, config.loss_weights, share),
     )
@@ -97,12 +106,20 @@ def check_devices(num_processes: int) -> None:
 
 
 def export_final(training: Training) -> None:
-    """Write ``final/``, a Hugging Face folder, unless it is there; collective.
+    """Write ``final/``, and ``final-average/`` if an average is kept; collective.
 
-    Weights are rounded once to the compute type: those are the very numbers that the forward
-    passes multiplied with. One whole tensor exists at a time beside the file that is being filled.
+    Hugging Face folders; one that is there is left alone. Weights are rounded once to the compute
+    type: those are the very numbers that the forward passes multiplied with. One whole tensor
+    exists at a time beside the file that is being filled.
     """
-    folder = training.config.output_dir / FINAL_NAME
+    _export(training, FINAL_NAME)
+    if training.average is not None:
+        with training.average.in_place_of_the_weights():
+            _export(training, FINAL_AVERAGE_NAME)
+
+
+def _export(training: Training, name: str) -> None:
+    folder = training.config.output_dir / name
     if folder.exists():
         return
     parameters = dict(training.model.model.named_parameters())

@@ -20,9 +20,11 @@ from longrun.formats.plans import PackSet
 from longrun.formats.stage import open_stage
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.layouts import Layout, check_layout
-from longrun.train.batches import Batches
+from longrun.train.batches import PackLine
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
+from longrun.train.supervision import build_batches
+from longrun.train.trackers import check_trackers
 
 
 def run(config: TrainConfig) -> Manifest:
@@ -38,6 +40,7 @@ def run(config: TrainConfig) -> Manifest:
     with open_stage("train", config) as stage:
         if stage.finished is not None:
             return stage.finished
+        check_trackers(config)
         batches = check(config)
         run_workers(stage.folder / "config.yaml", config.num_processes)
         steps = batches.num_steps(config.max_epochs, config.max_steps)
@@ -45,7 +48,7 @@ def run(config: TrainConfig) -> Manifest:
         return stage.finish(counts=counts, ledger=_ledger(config, batches, steps))
 
 
-def check(config: TrainConfig) -> Batches:
+def check(config: TrainConfig) -> PackLine:
     """Check the settings against packs and model; return the batches of the training.
 
     Raises:
@@ -59,8 +62,9 @@ def check(config: TrainConfig) -> Batches:
     check_same_tokenizer(tokenizer, config.model)
     check_tokenizer_fits(tokenizer, arch, config.model)
     _check_lengths(config, packs, arch.max_positions)
-    counts = tuple(len(packs.plan(epoch)) for epoch in range(packs.num_epochs))
-    batches = Batches(counts, config.global_batch_size, config.seed)
+    if not len(packs.plan(0)):
+        raise InputError.at(config.packs, None, "holds no packs; prepare more records")
+    batches = build_batches(config, packs)
     _check_batches(config, batches)
     return batches
 
@@ -79,47 +83,58 @@ def _check_lengths(config: TrainConfig, packs: PackSet, max_positions: int) -> N
         )
 
 
-def _check_batches(config: TrainConfig, batches: Batches) -> None:
-    if not batches.size(0):
-        raise InputError.at(config.packs, None, "holds no packs; prepare more records")
-    data_ranks = Layout.of(config).data
-    if data_ranks > config.global_batch_size:
-        raise ConfigError(
-            f"train.num_processes: {data_ranks} data-parallel processes are more than the"
-            f" global_batch_size of {config.global_batch_size} packs: one would have no pack; use"
-            " fewer, or raise context_parallel"
-        )
+def _check_batches(config: TrainConfig, batches: PackLine) -> None:
+    name, wanted = "global_batch_size", f"{config.global_batch_size} packs"
+    if config.global_batch_size is None:
+        name, wanted = "global_batch_tokens", f"{config.global_batch_tokens} supervised tokens"
     steps = batches.num_steps(config.max_epochs, config.max_steps)
     if not steps:
         raise ConfigError(
-            f"train.global_batch_size: {config.global_batch_size} packs are more than"
-            f" {config.max_epochs:g} passes over {batches.size(0)} packs give; lower it or raise"
-            " max_epochs"
+            f"train.{name}: {wanted} are more than {config.max_epochs:g} passes over"
+            f" {batches.size(0)} packs give; lower it or raise max_epochs"
+        )
+    packs = batches.start(steps) / steps
+    data_ranks = Layout.of(config).data
+    if data_ranks > packs:
+        raise ConfigError(
+            f"train.num_processes: {data_ranks} data-parallel processes are more than the"
+            f" {packs:.3g} packs of {name} {wanted.split()[0]}: one would have no pack; use fewer,"
+            " or raise context_parallel"
+        )
+    late = [step for step in config.keep_steps if step > steps]
+    if late:
+        raise ConfigError(
+            f"train.keep_steps: {late[0]} is after the last step {steps}; leave it out or train"
+            " longer"
         )
     build_schedule(config.optimizer, steps)
 
 
 def _counts(run_folder: Path) -> dict[str, float]:
     lines = read_metrics(run_folder)
-    trained = [line for line in lines if "loss" in line]
+    steps = [line for line in lines if "loss" in line]
+    trained = [line for line in steps if "skipped" not in line]
     validated = [line for line in lines if line.get("validation_loss") is not None]
     counts: dict[str, float] = {
         "tokens": sum(line["tokens"] for line in trained),
         "supervised_tokens": sum(line["supervised_tokens"] for line in trained),
-        "epochs": trained[-1]["epoch"],
-        "loss": trained[-1]["loss"],
+        "epochs": steps[-1]["epoch"],
     }
+    if trained:
+        counts["loss"] = trained[-1]["loss"]
+    if len(trained) < len(steps):
+        counts["skipped_steps"] = len(steps) - len(trained)
     if validated:
         counts["validation_loss"] = validated[-1]["validation_loss"]
     return counts
 
 
-def _ledger(config: TrainConfig, batches: Batches, steps: int) -> Ledger:
+def _ledger(config: TrainConfig, batches: PackLine, steps: int) -> Ledger:
     """Book the packs of every pass that was begun: trained, or after the last step."""
     ledger = Ledger()
     passes = int(np.ceil(batches.epochs_before(steps)))
     ledger.take(sum(batches.size(epoch) for epoch in range(passes)))
-    ledger.keep(steps * config.global_batch_size)
+    ledger.keep(batches.start(steps))
     left = ledger.records_in - ledger.kept
     if left:
         ledger.drop("after the last step", left)

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from longrun.config.stages import LossWeights
+from longrun.config.stages import LossWeights, TrainConfig
+from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
 from longrun.nn.arch import Arch
-from longrun.train.batches import PackId, pack_cost
+from longrun.train.batches import Batches, PackId, PackLine, TokenBatches, pack_cost
 
 Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Tokens of a document and their weights as targets; both [n]."""
@@ -48,6 +49,32 @@ def attention_share(arch: Arch) -> float:
     return arch.num_layers * query / matrices
 
 
+def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
+    """Return the batches of a training, cut by packs or by supervised tokens.
+
+    Raises:
+        InputError: batches are cut by supervised tokens and there are none.
+    """
+    plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
+    sizes = tuple(len(plan) for plan in plans)
+    if config.global_batch_size is not None:
+        return Batches(sizes, config.global_batch_size, config.seed)
+    if config.global_batch_tokens is None:
+        raise ValueError("neither a batch size in packs nor one in tokens")
+    targets = packs.training.target_counts(weight_table(config.loss_weights) > 0)
+    supervised = tuple(_sum_per_pack(plan, targets) for plan in plans)
+    if not any(tokens.any() for tokens in supervised):
+        raise InputError.at(config.packs, None, "no token is supervised; see train.loss_weights")
+    return TokenBatches(sizes, supervised, config.global_batch_tokens, config.seed)
+
+
+def _sum_per_pack(plan: PackPlan, of_document: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sums over the documents of every pack, [P]."""
+    sums = np.concatenate([[0], np.cumsum(of_document[plan.documents], dtype=np.int64)])
+    totals: npt.NDArray[np.int64] = np.diff(sums[plan.starts])
+    return totals
+
+
 class PackReader:
     """The training packs of all epochs, with loss weights."""
 
@@ -57,11 +84,6 @@ class PackReader:
         self._table = weight_table(weights)
         self._share = share
 
-    @property
-    def packs_per_epoch(self) -> tuple[int, ...]:
-        """Number of packs of each plan."""
-        return tuple(len(plan) for plan in self._plans)
-
     def read(self, pack: PackId) -> list[Weighted]:
         """Return the documents of ``pack``, in the order of its plan."""
         return [weigh(self._documents[int(index)], self._table) for index in self._indices(pack)]
@@ -69,6 +91,11 @@ class PackReader:
     def cost(self, pack: PackId) -> float:
         """Return the modelled time of ``pack``, in tokens."""
         return pack_cost(self._documents.lengths[self._indices(pack)], self._share)
+
+    def lengths(self, packs: Iterable[PackId]) -> list[int]:
+        """Return the tokens of every document of ``packs``."""
+        indices = np.concatenate([self._indices(pack) for pack in packs])
+        return [int(length) for length in self._documents.lengths[indices]]
 
     def origins(self, packs: Iterable[PackId]) -> list[Origin]:
         """Say where the documents of ``packs`` came from."""

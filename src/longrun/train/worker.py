@@ -79,14 +79,14 @@ def work(config: TrainConfig, stop: StopRequest) -> tuple[int, bool]:
     check_devices(config.num_processes)
     mesh = start_mesh(tensor_size=config.tensor_parallel, context_size=config.context_parallel)
     training = build_training(config, mesh)
-    step = resume(training)
-    if config.verify and step < training.num_steps:
+    state = resume(training)
+    if config.verify and state.step < training.num_steps:
         documents = [
             document for pack in training.batches[0] for document in training.packs.read(pack)
         ]
-        counts = counts_of(training) | {"resumed step": step}
+        counts = counts_of(training) | {"resumed step": state.step}
         verify(training.model, mesh, documents, counts, config.loss_chunk_tokens)
-    step = train(training, step, stop)
+    step = train(training, state, stop)
     finished = step == training.num_steps
     if finished:
         export_final(training)
