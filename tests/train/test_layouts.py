@@ -5,7 +5,6 @@ The golden curve was written by one process: ``python tests/train/test_layouts.p
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from longrun.errors import ConfigError
-from longrun.formats.manifest import Manifest
-from longrun.formats.stage import STARTED_NAME
 from longrun.train import stage
 from longrun.train.metrics import read_metrics
 
@@ -80,22 +77,6 @@ def test_the_loss_curve_is_the_golden_one(trained, name):
     assert_golden(trained(name))
 
 
-def interrupted_after(step: int, finished: Path, folder: Path) -> None:
-    """Make ``folder`` what a training would have left that was killed after ``step`` steps."""
-    shutil.copytree(finished, folder)
-    manifest = Manifest.read(folder)
-    started = {
-        name: getattr(manifest, name)
-        for name in ("verb", "fingerprint", "settings", "inputs", "version")
-    }
-    (folder / STARTED_NAME).write_text(json.dumps({**started, "started_at": 0.0}))
-    (folder / "manifest.json").unlink()
-    shutil.rmtree(folder / "final")
-    for path in (folder / "checkpoints").iterdir():
-        if path.name > f"step-{step:08d}":
-            shutil.rmtree(path)
-
-
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -105,17 +86,21 @@ def interrupted_after(step: int, finished: Path, folder: Path) -> None:
         ("tensor 2", "one process"),
     ],
 )
-def test_a_training_goes_on_under_another_layout(trained, even_world, tmp_path, before, after):
+def test_a_training_goes_on_under_another_layout(
+    trained, even_world, interrupt_after, tmp_path, before, after
+):
     folder = tmp_path / "run"
-    interrupted_after(4, trained(before), folder)
+    interrupt_after(4, trained(before), folder)
     stage.run(even_world.config(folder, **SETTINGS, **LAYOUTS[after]))
     assert_golden(folder)
 
 
-def test_a_training_goes_on_under_its_own_layout_bit_for_bit(trained, even_world, tmp_path):
+def test_a_training_goes_on_under_its_own_layout_bit_for_bit(
+    trained, even_world, interrupt_after, tmp_path
+):
     name = "tensor 2, context 2, recomputed"
     folder = tmp_path / "run"
-    interrupted_after(4, trained(name), folder)
+    interrupt_after(4, trained(name), folder)
     stage.run(even_world.config(folder, **SETTINGS, **LAYOUTS[name]))
     assert curve(folder) == curve(trained(name))
     weights = "final/model.safetensors"

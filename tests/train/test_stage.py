@@ -277,18 +277,16 @@ def test_a_stop_before_the_first_step_saves_nothing(world, start, tmp_path):
     assert find_checkpoints(tmp_path / "run") == {}
 
 
-def test_compact_states_and_the_average_continue_on_another_layout(build_world, start, tmp_path):
+def test_compact_states_and_the_average_continue_on_another_layout(
+    build_world, interrupt_after, tmp_path
+):
     own = build_world(tmp_path, hidden_size=64, intermediate_size=64)
     optimizer = {"lr": 1e-2, "warmup_steps": 1, "states": "int8", "average_decay": 0.9}
     settings = LONG | {"optimizer": optimizer, "save_interval": 6}
     stage.run(own.config(tmp_path / "alone", **settings))
     cut = {"num_processes": 2, "sharding": "full"}
-    process = start(own, tmp_path / "run", **settings, **cut)
-    while not find_checkpoints(tmp_path / "run") and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    said = process.communicate()
-    assert list(find_checkpoints(tmp_path / "run")) == [6], said
+    stage.run(own.config(tmp_path / "cut", **settings, **cut))
+    interrupt_after(6, tmp_path / "cut", tmp_path / "run")
     stage.run(own.config(tmp_path / "run", **settings))
     for one, two in zip(lines(tmp_path / "alone"), lines(tmp_path / "run"), strict=True):
         key = "loss" if "loss" in one else "validation_loss"
