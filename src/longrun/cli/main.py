@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from longrun.cli import run_verbs, stage_verbs
+from longrun.cli import cluster_verbs, run_verbs, stage_verbs
 from longrun.errors import LongrunError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
 )
 run_verbs.register(app)
+cluster_verbs.register(app)
 stage_verbs.register(app)
 
 
