@@ -43,3 +43,7 @@ class VerificationError(LongrunError):
 
 class LaunchError(LongrunError):
     """A job could not be started, failed, or was interrupted."""
+
+
+class StoppedError(LaunchError):
+    """A stage stopped because it was asked to, with everything saved; started again it goes on."""

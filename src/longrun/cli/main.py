@@ -2,6 +2,7 @@
 
 Importing this module must not import torch: ``--help``, ``--dry-run`` and the checks of a recipe
 answer on a login node. An error of the user's is one line and exit code 2; a bug is a traceback.
+A stage that was asked to stop and has saved everything exits with 75, so that a cluster goes on.
 """
 
 import logging
@@ -10,7 +11,8 @@ import sys
 import typer
 
 from longrun.cli import cluster_verbs, run_verbs, stage_verbs
-from longrun.errors import LongrunError
+from longrun.errors import LongrunError, StoppedError
+from longrun.launch.jobs import EXIT_STOPPED
 
 app = typer.Typer(
     help="Fine-tune language models on long worked solutions, from raw records to scores.",
@@ -31,7 +33,7 @@ def main() -> None:
         app()
     except LongrunError as error:
         print(f"longrun: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(EXIT_STOPPED if isinstance(error, StoppedError) else 2)
     except KeyboardInterrupt:
         print("longrun: interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)
