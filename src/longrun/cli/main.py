@@ -11,8 +11,7 @@ import sys
 import typer
 
 from longrun.cli import cluster_verbs, run_verbs, stage_verbs
-from longrun.errors import LongrunError, StoppedError
-from longrun.launch.jobs import EXIT_STOPPED
+from longrun.errors import LongrunError
 
 app = typer.Typer(
     help="Fine-tune language models on long worked solutions, from raw records to scores.",
@@ -33,7 +32,7 @@ def main() -> None:
         app()
     except LongrunError as error:
         print(f"longrun: {error}", file=sys.stderr)
-        sys.exit(EXIT_STOPPED if isinstance(error, StoppedError) else 2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("longrun: interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)

@@ -15,6 +15,7 @@ from longrun.launch.jobs import Job
 HOST_VALUES = (
     "PYTHONPATH",
     "LONGRUN_PROGRESS",
+    "LONGRUN_FOLDER",
     "LONGRUN_PART",
     "LONGRUN_NUM_PARTS",
     "LONGRUN_CODE",

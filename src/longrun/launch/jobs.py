@@ -20,13 +20,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from longrun.errors import EXIT_STOPPED
 from longrun.formats.run_state import State
 
-EXIT_STOPPED = 75
-"""Stopped on request with everything saved; started again, it goes on."""
 EXIT_CANCELLED = 213
 """Not started, because a job that it waits for did not finish."""
 LIVE_STATES = ("queued", "running")
+_SLURM_SAYS = ("srun: ", "slurmstepd: ")
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +141,17 @@ def is_running_here(folder: Path) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a log that is not empty; empty when there is none."""
+    """Return the last line of a log that says something; empty when there is none.
+
+    What Slurm adds when a job ends is left out: it hides the command's own last words.
+    """
     if not path.exists():
         return ""
-    tail = path.read_bytes()[-4096:].decode(errors="replace").strip()
-    return tail.splitlines()[-1] if tail else ""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    told = [line for line in lines if line.strip() and not line.startswith(_SLURM_SAYS)]
+    return (told or lines or [""])[-1]
 
 
 def _broken_before(folder: Path, in_queue: Mapping[str, JobState]) -> str:

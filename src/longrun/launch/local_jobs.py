@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from longrun.errors import LaunchError
+from longrun.errors import EXIT_STOPPED, LaunchError
 from longrun.formats.atomic import write_text
 from longrun.launch.jobs import (
     EXIT_CANCELLED,
-    EXIT_STOPPED,
     Job,
     is_running_here,
     last_line,

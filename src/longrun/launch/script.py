@@ -4,8 +4,8 @@ The same ``job.sh`` runs under Slurm and on this machine. It is meant to be read
 submitted again by hand. Its promises:
 
 * it starts nothing unless every job before it is done, whatever the scheduler believes;
-* a warning of the time limit reaches the command as SIGUSR1, and a command that then ends with
-  its work saved goes back into the queue under the same job id;
+* a warning of the time limit reaches the command as SIGUSR1; a command that can be resumed then
+  goes back into the queue under the same job id, and so it does when a node is lost;
 * ``exit`` is written last, whole, and only by the newest attempt.
 """
 
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from longrun.config.cluster import Cluster
+from longrun.errors import EXIT_STOPPED
+from longrun.formats.atomic import write_text
 from longrun.launch.containers import leading_words, srun_options
 from longrun.launch.jobs import EXIT_CANCELLED, Job
 
@@ -57,6 +59,7 @@ def render_command(job: Job) -> str:
     lines = ["#!/bin/bash", f"# What job.sh of {job.name} starts, once on every node."]
     if job.resources.num_nodes > 1:
         lines.append("export NODE_RANK=${NODE_RANK:-$SLURM_NODEID}")
+    lines.append('touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"')
     if job.resumable:
         lines.append("trap : USR1  # a warning of the time limit is for the command, not for bash")
     lines.append(f"cd {shlex.quote(str(job.start_in))} || exit 2")
@@ -212,6 +215,9 @@ on_stop() {{ signal=1 stopped=1; kill -{stop} "$child" 2> /dev/null; }}
 trap on_warning USR1
 trap on_stop TERM INT
 run() {{
+  export LONGRUN_FOLDER=$folder
+  rm -rf "$folder/nodes"
+  mkdir "$folder/nodes"
   {command} < /dev/null &
   child=$!
   while :; do  # a signal ends `wait`, not the command
@@ -225,23 +231,36 @@ run() {{
 
 
 def _ending(cluster: Cluster, job: Job) -> str:
-    requeue = ""
-    if cluster.executor == "slurm" and cluster.requeue and job.resumable:
-        requeue = _REQUEUE.format(max_restarts=cluster.max_restarts)
+    again = ""
+    if cluster.executor == "slurm" and job.resumable:
+        requeue = _REQUEUE.format(max_restarts=cluster.max_restarts) if cluster.requeue else ""
+        num_nodes = job.resources.num_nodes
+        again = _AGAIN.format(stopped=EXIT_STOPPED, num_nodes=num_nodes, requeue=requeue)
     if not job.num_parts:
-        return f'run\n{requeue}end "$code"\nexit "$code"'
+        return f'run\n{again}end "$code"\nexit "$code"'
     tasks = num_tasks(cluster, job)
-    indented = "".join(f"  {line}\n" for line in requeue.splitlines())
-    return _PARTS.format(tasks=tasks, num_parts=job.num_parts, requeue=indented)
+    indented = "".join(f"  {line}\n" for line in again.splitlines())
+    return _PARTS.format(tasks=tasks, num_parts=job.num_parts, again=indented)
 
 
-_REQUEUE = """\
-if [ -n "$warned" ] && [ -z "$stopped" ] && [ "$code" -ne 0 ] \\
-    && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
-  say "time limit: back into the queue"
-  trap - TERM
-  if scontrol requeue "$SLURM_JOB_ID"; then sleep 120; fi
+_AGAIN = """\
+why=
+if [ "$code" -eq {stopped} ]; then why="it stopped with its work saved"; fi
+if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
+if [ "$code" -ne 0 ] && [ "$(ls "$folder/nodes" | wc -l)" -lt {num_nodes} ]; then
+  why="it did not start on every node"
 fi
+if [ -n "$why" ] && [ -z "$stopped" ]; then
+{requeue}  say "$why; started again, it goes on"
+  code={stopped}
+fi
+"""
+_REQUEUE = """\
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_restarts} ]; then
+    say "$why: back into the queue"
+    trap - TERM
+    if scontrol requeue "$SLURM_JOB_ID"; then sleep 120; fi
+  fi
 """
 _PARTS = """
 failed=0
@@ -252,7 +271,7 @@ for part in $(seq "${{SLURM_ARRAY_TASK_ID:-${{LONGRUN_TASK:-1}}}}" {tasks} {num_
   begin
   export LONGRUN_PART=$part
   run
-{requeue}  end "$code"
+{again}  end "$code"
   if [ "$code" -ne 0 ]; then failed=$code; break; fi
 done
 folder=$job
@@ -267,8 +286,6 @@ put exit 0
 
 def write_scripts(cluster: Cluster, job: Job, experiment: str) -> Path:
     """Write ``job.sh`` and ``command.sh`` into the folder of ``job``; return the former."""
-    from longrun.formats.atomic import write_text
-
     job.folder.mkdir(parents=True, exist_ok=True)
     write_text(job.folder / "command.sh", render_command(job))
     path = job.folder / "job.sh"

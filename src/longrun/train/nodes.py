@@ -33,7 +33,7 @@ from typing import Any
 
 from longrun import errors
 from longrun.config.stages import TrainConfig
-from longrun.errors import ConfigError, LaunchError, LongrunError, StoppedError
+from longrun.errors import ConfigError, LaunchError, LongrunError, LostNodeError, StoppedError
 from longrun.formats import fingerprint
 
 VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -102,6 +102,13 @@ class Channel:
     connection: socket.socket
     buffer: bytes = b""
 
+    def __post_init__(self) -> None:
+        """Notice within a minute that the other machine lost its power or its network."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                self.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one message; a lost connection shows when the answer is read."""
         try:
@@ -159,8 +166,9 @@ class Peers:
     def begin(self) -> int:
         """Meet the other nodes; return the port at which the workers of all nodes meet.
 
-        On the other nodes a training that never begins raises its outcome, or SystemExit when it
-        was done already.
+        Raises:
+            AlreadyOverError: not on node 0; it said the outcome instead.
+            LaunchError: a node is missing.
         """
         if self.leads:
             self._gather(MEETING_SECONDS)
@@ -238,7 +246,7 @@ class Peers:
         try:
             message = self.channels[0].receive(seconds)
         except LostError:
-            raise LaunchError(_left(0)) from None
+            raise LostNodeError(_left(0)) from None
         if message is None:
             raise LaunchError(f"node 0 said nothing for {seconds:.0f} s; see its log")
         if "outcome" in message:
@@ -313,7 +321,7 @@ def join_nodes(config: TrainConfig) -> Iterator[Peers]:
 
 def as_outcome(error: LongrunError) -> Outcome:
     """Write an error of the program as an outcome."""
-    rank = 1 if isinstance(error, StoppedError) else 4
+    rank = 1 if isinstance(error, StoppedError) else 3 if isinstance(error, LostNodeError) else 4
     return {"rank": rank, "kind": type(error).__name__, "message": str(error)}
 
 
@@ -324,7 +332,7 @@ def as_died(message: str) -> Outcome:
 
 def lost(node: int) -> Outcome:
     """Return the outcome of a node that left without a word."""
-    return {"rank": 3, **as_died(_left(node))}
+    return {"rank": 3, "kind": "LostNodeError", "message": _left(node)}
 
 
 def raise_outcome(outcome: Outcome) -> None:

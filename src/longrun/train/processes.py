@@ -21,9 +21,10 @@ from types import FrameType
 from typing import Any
 
 import longrun
+from longrun.errors import EXIT_STOPPED
 from longrun.formats.processes import available_cores
 from longrun.train.nodes import DONE, Outcome, Peers, Place, as_died, interface_towards
-from longrun.train.worker import EXIT_STOPPED, STOP_SIGNALS
+from longrun.train.worker import STOP_SIGNALS
 
 TORCHRUN_VARIABLES = (
     "RANK",
