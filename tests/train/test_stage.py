@@ -155,7 +155,7 @@ def test_a_stop_signal_saves_and_names_the_step(world, start, tmp_path, number):
     said, errors = process.communicate()
     step = list(find_checkpoints(tmp_path / "run"))[-1]
     assert f"interrupted by {number.name}: saved at step {step}; run the same command" in said
-    assert said.startswith("LaunchError")
+    assert said.startswith("StoppedError")
     assert "Traceback" not in errors
     assert len(read_metrics(tmp_path / "run")) >= step >= 3
 

@@ -3,6 +3,8 @@
 A wrong setting or folder is refused here within a second, before any worker has started.
 """
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,12 @@ from longrun.errors import ConfigError, InputError
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackSet
-from longrun.formats.stage import open_stage
+from longrun.formats.stage import CONFIG_NAME, open_stage
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.layouts import Layout, check_layout
 from longrun.train.batches import PackLine
 from longrun.train.metrics import read_metrics
+from longrun.train.nodes import AlreadyOverError, Peers, join_nodes, raise_outcome
 from longrun.train.processes import run_workers
 from longrun.train.supervision import build_batches
 from longrun.train.trackers import check_trackers
@@ -34,18 +37,34 @@ def run(config: TrainConfig) -> Manifest:
         ConfigError: two settings do not fit each other, the packs or the machine.
         InputError: the packs or the model cannot be used, or do not belong together.
         VerificationError: a law of packing does not hold here; nothing was trained.
-        LaunchError: a worker died, or a signal asked for a stop and everything is saved.
+        LaunchError: a worker died, or another node is lost.
+        StoppedError: a signal asked for a stop and everything is saved.
         LongrunError: loss or gradient is not finite.
     """
+    with join_nodes(config) as peers:
+        return _lead(config, peers) if peers.leads else _follow(config, peers)
+
+
+def _lead(config: TrainConfig, peers: Peers) -> Manifest:
+    """Own the output folder: node 0, or the only one."""
     with open_stage("train", config) as stage:
         if stage.finished is not None:
             return stage.finished
         check_trackers(config)
         batches = check(config)
-        run_workers(stage.folder / "config.yaml", config.num_processes)
+        raise_outcome(run_workers(stage.folder / CONFIG_NAME, config.num_processes, peers))
         steps = batches.num_steps(config.max_epochs, config.max_steps)
         counts = _counts(config.output_dir) | {"steps": steps}
         return stage.finish(counts=counts, ledger=_ledger(config, batches, steps))
+
+
+def _follow(config: TrainConfig, peers: Peers) -> Manifest:
+    """Start the workers of another node, and end as node 0 says."""
+    with tempfile.TemporaryDirectory(prefix="longrun-") as folder, suppress(AlreadyOverError):
+        config.save(Path(folder, CONFIG_NAME))
+        run_workers(Path(folder, CONFIG_NAME), config.num_processes, peers)
+    raise_outcome(peers.hear_outcome())
+    return Manifest.read(config.output_dir, "train")
 
 
 def check(config: TrainConfig) -> PackLine:

@@ -17,12 +17,10 @@ from types import FrameType
 import yaml
 
 from longrun.config.stages import TrainConfig
-from longrun.errors import LongrunError
+from longrun.errors import EXIT_STOPPED, LongrunError
 from longrun.formats.atomic import write_text
 from longrun.formats.processes import die_with_parent
 
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: stopped on request with everything saved; run again to go on."""
 EXIT_REFUSED = 2
 _REPORT_SECONDS = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
