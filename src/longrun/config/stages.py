@@ -303,8 +303,11 @@ class TrainConfig(StageConfig):
     ``states`` gathers the weights and reduces the gradients once per step."""
     shard_size: PositiveInt | None = execution(None)
     """Processes that share one copy of the weights; null: all data and context ones."""
-    attention: Literal["auto", "reference", "sdpa", "torch_varlen"] = execution("auto")
-    """Attention backend; the choice of ``auto`` is logged."""
+    attention: Literal["auto", "reference", "sdpa", "torch_varlen", "fa4", "cudnn"] = execution(
+        "auto"
+    )
+    """Attention backend; ``auto`` takes the fastest here and logs it. ``fa4`` needs the extra
+    ``[gpu]``, ``cudnn`` does not know context parallelism."""
     recompute: Literal["none", "pointwise", "all_but_attention", "full"] = execution("none")
     """What the backward pass computes again instead of keeping it: norms and gates; everything but
     the attention; every layer from its input."""
