@@ -255,8 +255,8 @@ class WandbSettings(Settings):
     """Write to ``wandb/`` in the output folder only; ``wandb sync`` sends it later."""
 
 
-class TrainConfig(StageConfig):
-    """Fine-tune a model on packs; one command for one process or many."""
+class EngineConfig(StageConfig):
+    """A model on packs, spread over processes: what training and its proof have in common."""
 
     packs: Path = source()
     """Output folder of ``pack``."""
@@ -264,32 +264,10 @@ class TrainConfig(StageConfig):
     """Hugging Face model folder to start from."""
     context: ContextEdit = ContextEdit()
     """Changes of the model's positions."""
-    max_steps: PositiveInt | None = None
-    """Optimizer steps; null: what ``max_epochs`` gives."""
-    max_epochs: Positive = 1.0
-    """Upper bound in passes over the packs; the smaller of the two bounds holds."""
-    global_batch_size: PositiveInt | None = 8
-    """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
-    global_batch_tokens: PositiveInt | None = None
-    """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
-    optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimizer, learning rate and schedule."""
     loss_weights: LossWeights = LossWeights()
     """Which kinds of spans are learned, and how much."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; the weights themselves are always float32."""
-    seed: NonNegativeInt = 0
-    """Decides the order of the packs."""
-    save_interval: PositiveInt = 1000
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: PositiveInt | None = None
-    """Newest checkpoints to keep; null: all."""
-    keep_steps: list[PositiveInt] = []
-    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
-    guard: GuardSettings = GuardSettings()
-    """What happens to a step whose loss or gradient is out of bounds."""
-    validation_interval: PositiveInt | None = None
-    """Steps between validations on the held-out documents; null: only at the end."""
     num_nodes: PositiveInt = execution(1)
     """Machines that train together; each runs the same command."""
     num_processes: PositiveInt = execution(1)
@@ -315,6 +293,33 @@ class TrainConfig(StageConfig):
     """Compile each layer with torch.compile."""
     loss_chunk_tokens: PositiveInt = execution(1024)
     """Supervised tokens whose logits exist at the same time."""
+
+
+class TrainConfig(EngineConfig):
+    """Fine-tune a model on packs; one command for one process or many."""
+
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; null: what ``max_epochs`` gives."""
+    max_epochs: Positive = 1.0
+    """Upper bound in passes over the packs; the smaller of the two bounds holds."""
+    global_batch_size: PositiveInt | None = 8
+    """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
+    global_batch_tokens: PositiveInt | None = None
+    """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimizer, learning rate and schedule."""
+    seed: NonNegativeInt = 0
+    """Decides the order of the packs."""
+    save_interval: PositiveInt = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: PositiveInt | None = None
+    """Newest checkpoints to keep; null: all."""
+    keep_steps: list[PositiveInt] = []
+    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
+    guard: GuardSettings = GuardSettings()
+    """What happens to a step whose loss or gradient is out of bounds."""
+    validation_interval: PositiveInt | None = None
+    """Steps between validations on the held-out documents; null: only at the end."""
     save_in_background: bool = execution(True)
     """Go on training while a checkpoint is written; takes memory for a copy of it on the host."""
     prefetch_batches: NonNegativeInt = execution(2)
@@ -345,6 +350,15 @@ class TrainConfig(StageConfig):
                 "set either global_batch_size or global_batch_tokens, not both or none"
             )
         return self
+
+
+class VerifyConfig(EngineConfig):
+    """Prove on your model, packs, type and layout that packing and sharding change nothing."""
+
+    num_documents: Annotated[int, Field(ge=2)] = 8
+    """Documents of the first packs that are taken."""
+    document_tokens: Annotated[int, Field(ge=2)] | None = 2048
+    """Tokens taken from the end of each, where the supervised ones are; null: all."""
 
 
 class AverageConfig(StageConfig):
@@ -449,6 +463,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "init_model": InitModelConfig,
     "prepare": PrepareConfig,
     "pack": PackConfig,
+    "verify": VerifyConfig,
     "train": TrainConfig,
     "average": AverageConfig,
     "generate": GenerateConfig,

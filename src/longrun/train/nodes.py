@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longrun import errors
-from longrun.config.stages import TrainConfig
+from longrun.config.stages import EngineConfig
 from longrun.errors import ConfigError, LaunchError, LongrunError, LostNodeError, StoppedError
 from longrun.formats import fingerprint
 
@@ -292,7 +292,7 @@ class AlreadyOverError(Exception):
 
 
 @contextmanager
-def join_nodes(config: TrainConfig) -> Iterator[Peers]:
+def join_nodes(config: EngineConfig) -> Iterator[Peers]:
     """Take this node's place; on node 0 tell the others how the block ended.
 
     Raises:
@@ -371,7 +371,7 @@ def free_port(address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _hash_of(config: TrainConfig) -> str:
+def _hash_of(config: EngineConfig) -> str:
     from longrun import __version__
 
     return fingerprint.of_value({"config": config.model_dump(mode="json"), "v": __version__})

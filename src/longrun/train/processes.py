@@ -89,8 +89,8 @@ class Meeting:
         return self.place.num_nodes * self.num_processes
 
 
-def run_workers(config_path: Path, num_processes: int, peers: Peers) -> Outcome:
-    """Run this node's workers to their end on the settings in ``config_path``.
+def run_workers(verb: str, config_path: Path, num_processes: int, peers: Peers) -> Outcome:
+    """Run this node's workers of ``verb`` to their end on the settings in ``config_path``.
 
     SIGTERM, SIGUSR1 and SIGINT are passed on, if this is the main thread. Returns how the workers
     of all nodes ended (node 0), or those of this one.
@@ -105,7 +105,7 @@ def run_workers(config_path: Path, num_processes: int, peers: Peers) -> Outcome:
         try:
             with _signals_passed_on(workers):
                 for local in range(num_processes):
-                    workers.processes.append(_start(config_path, workers, local))
+                    workers.processes.append(_start(verb, config_path, workers, local))
                 _wait(workers, peers)
                 own = _outcome(workers)
                 workers.end()
@@ -133,8 +133,8 @@ def worker_environment(local: int, meeting: Meeting) -> dict[str, str]:
     return kept | dict(zip(TORCHRUN_VARIABLES, map(str, torchrun), strict=True))
 
 
-def _start(config_path: Path, workers: _Workers, local: int) -> subprocess.Popen[bytes]:
-    arguments = [str(config_path), str(workers.reports), str(os.getpid())]
+def _start(verb: str, config_path: Path, workers: _Workers, local: int) -> subprocess.Popen[bytes]:
+    arguments = [verb, str(config_path), str(workers.reports), str(os.getpid())]
     return subprocess.Popen(
         [sys.executable, "-m", "longrun.train.worker", *arguments],
         env=worker_environment(local, workers.meeting),

@@ -14,7 +14,7 @@ from longrun.checkpoint.model_folder import (
     check_tokenizer_fits,
     read_arch,
 )
-from longrun.config.stages import TrainConfig
+from longrun.config.stages import EngineConfig, TrainConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
@@ -42,7 +42,7 @@ def run(config: TrainConfig) -> Manifest:
         LongrunError: loss or gradient is not finite.
     """
     with join_nodes(config) as peers:
-        return _lead(config, peers) if peers.leads else _follow(config, peers)
+        return _lead(config, peers) if peers.leads else follow("train", config, peers)
 
 
 def _lead(config: TrainConfig, peers: Peers) -> Manifest:
@@ -52,19 +52,19 @@ def _lead(config: TrainConfig, peers: Peers) -> Manifest:
             return stage.finished
         check_trackers(config)
         batches = check(config)
-        raise_outcome(run_workers(stage.folder / CONFIG_NAME, config.num_processes, peers))
+        raise_outcome(run_workers("train", stage.folder / CONFIG_NAME, config.num_processes, peers))
         steps = batches.num_steps(config.max_epochs, config.max_steps)
         counts = _counts(config.output_dir) | {"steps": steps}
         return stage.finish(counts=counts, ledger=_ledger(config, batches, steps))
 
 
-def _follow(config: TrainConfig, peers: Peers) -> Manifest:
+def follow(verb: str, config: EngineConfig, peers: Peers) -> Manifest:
     """Start the workers of another node, and end as node 0 says."""
     with tempfile.TemporaryDirectory(prefix="longrun-") as folder, suppress(AlreadyOverError):
         config.save(Path(folder, CONFIG_NAME))
-        run_workers(Path(folder, CONFIG_NAME), config.num_processes, peers)
+        run_workers(verb, Path(folder, CONFIG_NAME), config.num_processes, peers)
     raise_outcome(peers.hear_outcome())
-    return Manifest.read(config.output_dir, "train")
+    return Manifest.read(config.output_dir, verb)
 
 
 def check(config: TrainConfig) -> PackLine:
@@ -74,21 +74,31 @@ def check(config: TrainConfig) -> PackLine:
         ConfigError: see ``run``.
         InputError: see ``run``.
     """
+    batches = build_batches(config, check_engine("train", config))
+    _check_batches(config, batches)
+    return batches
+
+
+def check_engine(verb: str, config: EngineConfig) -> PackSet:
+    """Check that model, packs and layout belong together; return the packs.
+
+    Raises:
+        ConfigError: an illegal layout, or a document longer than the model's positions.
+        InputError: the model or the packs cannot be used, or have other tokenizers.
+    """
     packs = PackSet.open(config.packs)
     arch = read_arch(config.model, config.context)
-    check_layout(Layout.of(config), arch, "train")
+    check_layout(Layout.of(config), arch, verb)
     tokenizer = packs.source / "tokenizer"
     check_same_tokenizer(tokenizer, config.model)
     check_tokenizer_fits(tokenizer, arch, config.model)
     _check_lengths(config, packs, arch.max_positions)
     if not len(packs.plan(0)):
         raise InputError.at(config.packs, None, "holds no packs; prepare more records")
-    batches = build_batches(config, packs)
-    _check_batches(config, batches)
-    return batches
+    return packs
 
 
-def _check_lengths(config: TrainConfig, packs: PackSet, max_positions: int) -> None:
+def _check_lengths(config: EngineConfig, packs: PackSet, max_positions: int) -> None:
     """Check the longest document in any pack; positions begin again with every document."""
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
     used = np.concatenate([packs.training.lengths[plan.documents] for plan in plans])
@@ -96,7 +106,7 @@ def _check_lengths(config: TrainConfig, packs: PackSet, max_positions: int) -> N
     longest = int(max(used.max(initial=0), held_out.max(initial=0)))
     if longest > max_positions:
         raise ConfigError(
-            f"train.packs: {config.packs} (pack_size {packs.pack_size}) holds a document of"
+            f"packs: {config.packs} (pack_size {packs.pack_size}) holds a document of"
             f" {longest} tokens, above max_position_embeddings {max_positions} of {config.model};"
             " pack with a smaller pack_size or use a model with more positions"
         )
