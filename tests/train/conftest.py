@@ -20,7 +20,8 @@ from longrun.formats.spans import SpanKind
 MODES = ["cot", "tir"]
 LINE_OFFSET = 1
 PACK_SIZE = 64
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unused|>"]
+"""With the bytes 260 tokens, a vocabulary that two ranks can share."""
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,17 @@ class WandbSettings(Settings):
     """Write to ``wandb/`` in the output folder only; ``wandb sync`` sends it later."""
 
 
+class ContextEdit(Settings):
+    """How the positions of the model are changed before training; recorded in what is exported."""
+
+    rope_theta: Positive | None = None
+    """Base of the rotary position embedding; null: as in the model."""
+    max_positions: PositiveInt | None = None
+    """``max_position_embeddings``; null: as in the model, or stretched by ``yarn_factor``."""
+    yarn_factor: Annotated[float, Field(gt=1.0)] | None = None
+    """Stretch the positions by YaRN; null: not."""
+
+
 class TrainConfig(StageConfig):
     """Fine-tune a model on packs; one command for one process or many."""
 
@@ -251,6 +262,8 @@ class TrainConfig(StageConfig):
     """Output folder of ``pack``."""
     model: Path = source()
     """Hugging Face model folder to start from."""
+    context: ContextEdit = ContextEdit()
+    """Changes of the model's positions."""
     max_steps: PositiveInt | None = None
     """Optimizer steps; null: what ``max_epochs`` gives."""
     max_epochs: Positive = 1.0

@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 
 from longrun.checkpoint.huggingface import load_weights, write_weights
-from longrun.checkpoint.model_folder import read_arch, read_config, write_companions
+from longrun.checkpoint.model_folder import (
+    edit_context,
+    read_arch,
+    read_config,
+    write_companions,
+)
 from longrun.config.stages import TrainConfig
 from longrun.errors import ConfigError
 from longrun.formats.atomic import atomic_folder
@@ -73,7 +78,7 @@ def build_model(config: TrainConfig, mesh: Mesh) -> Distributed:
         ConfigError: the attention backend cannot run here.
         InputError: the model folder cannot be used.
     """
-    arch = read_arch(config.model)
+    arch = read_arch(config.model, config.context)
     dtype: torch.dtype = getattr(torch, config.dtype)
     backend = choose_backend(config.attention, mesh.device, dtype, arch.head_dim)
     with torch.device("meta"):
@@ -135,7 +140,7 @@ def _write_model(config: TrainConfig, folder: Path, parameters: Mapping[str, tor
     source = PackSet.open(config.packs).source
     write_companions(
         folder,
-        read_config(config.model),
+        edit_context(read_config(config.model), config.context),
         dtype=config.dtype,
         tokenizer=source / TOKENIZER_NAME,
         conversation=source / CONVERSATION_NAME,

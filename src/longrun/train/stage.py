@@ -56,7 +56,7 @@ def check(config: TrainConfig) -> PackLine:
         InputError: see ``run``.
     """
     packs = PackSet.open(config.packs)
-    arch = read_arch(config.model)
+    arch = read_arch(config.model, config.context)
     check_layout(Layout.of(config), arch, "train")
     tokenizer = packs.source / "tokenizer"
     check_same_tokenizer(tokenizer, config.model)
