@@ -1,8 +1,8 @@
 """Run contenders one after the other, each in a fresh process with a time limit.
 
 A contender is a command that writes one JSON object to a path. Whatever happens to it, the contest
-goes on and keeps what was measured so far. An object with the key ``not_installed`` says that a
-package is missing, which is a result and not a failure.
+goes on and keeps what was measured so far. An object with the key ``left_out`` says why it cannot
+run here (a missing package, another device), which is a result and not a failure.
 """
 
 import json
@@ -29,12 +29,12 @@ class Outcome:
 
     name: str
     status: str
-    """ok, failed, timed out, or not installed."""
+    """ok, failed, timed out, or left out."""
     seconds: float
     """Wall time of its process."""
     measured: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
-    """Its last output, or the missing package; empty when ok."""
+    """Its last output, or why it was left out; empty when ok."""
 
     @property
     def ok(self) -> bool:
@@ -72,8 +72,8 @@ def run(
     seconds = time.monotonic() - began
     measured = json.loads(result.read_text()) if result.exists() else {}
     tail = log.read_text(errors="replace")[-LOG_TAIL:]
-    if "not_installed" in measured:
-        return Outcome(name, "not installed", seconds, problem=measured["not_installed"])
+    if "left_out" in measured:
+        return Outcome(name, "left out", seconds, problem=measured["left_out"])
     if code is None:
         return Outcome(name, "timed out", seconds, measured, f"after {cap_seconds:.0f} s: {tail}")
     if code != 0 or not measured:

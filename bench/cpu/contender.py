@@ -17,7 +17,7 @@ def main() -> None:
     _, train, packages, _ = CONTENDERS[name]
     lacking = contest.missing(packages)
     if lacking is not None:
-        contest.write_json(result, {"not_installed": lacking})
+        contest.write_json(result, {"left_out": f"{lacking} is not installed"})
         return
     settings = read_settings(folder)
     torch.set_num_threads(settings.threads)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cpu.meter import Meter
 from cpu.workload import IGNORED, MODEL_NAME, Document, Settings, read_packs
+from peers import BETAS, CLIP_NORM, EPSILON, settings_of_trainer, train_metered
 
 Pack = list[Document]
-BETAS, EPSILON, CLIP_NORM = (0.9, 0.98), 1e-8, 1.0
 
 
 def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter]) -> Meter:
@@ -104,7 +104,9 @@ def transformers_trainer(
         model = AutoModelForCausalLM.from_pretrained(folder / MODEL_NAME, dtype=torch.float32)
         arguments = TrainingArguments(**_arguments(folder, settings))
         packs = read_packs(folder)
-        return _run(Trainer, meter_of(), model, arguments, packs, data_collator=collate)
+        meter = meter_of()
+        train_metered(Trainer, meter, model, arguments, packs, {"data_collator": collate})
+        return meter
 
     return train
 
@@ -131,60 +133,17 @@ def train_trl(folder: Path, settings: Settings, meter_of: Callable[[], Meter]) -
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     tokenizer = AutoTokenizer.from_pretrained(folder / MODEL_NAME)
-    data = Dataset.from_list(rows)
-    return _run(SFTTrainer, meter_of(), model, arguments, data, processing_class=tokenizer)
+    meter, data = meter_of(), Dataset.from_list(rows)
+    train_metered(SFTTrainer, meter, model, arguments, data, {"processing_class": tokenizer})
+    return meter
 
 
 def _arguments(folder: Path, settings: Settings) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder / "peer"),
-        "per_device_train_batch_size": 1,
-        "max_steps": settings.num_packs,
-        "learning_rate": settings.lr,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "weight_decay": 0.0,
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
-        "adam_epsilon": EPSILON,
-        "max_grad_norm": CLIP_NORM,
-        "optim": "adamw_torch_fused",
-        "bf16": settings.dtype == "bfloat16",
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",
-        "dataloader_num_workers": 0,
-    }
-
-
-def _run(kind: type, meter: Meter, model: Any, arguments: Any, data: Any, **options: Any) -> Meter:
-    """Train with a trainer of the transformers family whose steps are metered."""
-    from transformers import TrainerCallback
-
-    class Metered(kind):  # type: ignore[misc]  # which class it is depends on the contender
-        def training_step(self, *arguments: Any, **more: Any) -> Tensor:
-            loss: Tensor = super().training_step(*arguments, **more)
-            meter.losses.append(float(loss))
-            return loss
-
-        def get_batch_samples(self, *arguments: Any, **more: Any) -> Any:
-            meter.start()  # collating is part of the step, as it is for Longrun
-            return super().get_batch_samples(*arguments, **more)
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            meter.stop()
-
-    trainer = Metered(
-        model=model, args=arguments, train_dataset=data, callbacks=[Stop()], **options
+    bf16 = settings.dtype == "bfloat16"
+    shared = settings_of_trainer(
+        str(folder / "peer"), steps=settings.num_packs, lr=settings.lr, bf16=bf16
     )
-    trainer.train()
-    return meter
+    return {**shared, "use_cpu": True}
 
 
 CONTENDERS: dict[str, tuple[str, Callable[..., Meter], tuple[str, ...], bool]] = {
