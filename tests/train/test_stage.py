@@ -298,3 +298,24 @@ def test_compact_states_and_the_average_continue_on_another_layout(
         )
         for key, tensor in one.items():
             assert tensor.sub(two[key]).abs().max() < 1e-2
+
+
+@pytest.mark.timeout(300)  # three trainings, slow when the machine is busy
+def test_split_weights_give_the_losses_of_whole_ones_and_can_be_resumed(
+    world, interrupt_after, tmp_path
+):
+    settings = {"dtype": "bfloat16", "max_steps": 6, "save_interval": 3}
+    optimizer = {"lr": 1e-2, "warmup_steps": 1}
+    stage.run(world.config(tmp_path / "whole", **settings, optimizer=optimizer))
+    halves = settings | {"optimizer": optimizer | {"weights": "split"}}
+    stage.run(world.config(tmp_path / "split", **halves))
+    # The model is so small that no weight happens to lie at a tie: not even rounding differs.
+    assert lines(tmp_path / "split") == lines(tmp_path / "whole")
+    assert weights(tmp_path / "split") == weights(tmp_path / "whole")
+    interrupt_after(3, tmp_path / "split", tmp_path / "run")
+    stage.run(world.config(tmp_path / "run", **halves))
+    assert lines(tmp_path / "run") == lines(tmp_path / "split")
+    assert weights(tmp_path / "run") == weights(tmp_path / "split")
+    for refused in ({"dtype": "float32"}, {"sharding": "full"}):
+        with pytest.raises(ConfigError, match=r"weights split needs dtype bfloat16"):
+            world.config(tmp_path / "other", **halves | refused)

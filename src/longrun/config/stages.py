@@ -195,6 +195,10 @@ class OptimizerSettings(Settings):
     states: Literal["float32", "bfloat16", "int8"] = "float32"
     """Type of AdamW's two moments: 8, 4 or about 2 bytes a weight. The compact ones change the
     numbers of a training."""
+    weights: Literal["float32", "split"] = "float32"
+    """``split``: the hidden matrices as bfloat16 and 16 more bits, together the exact float32; only
+    ties round differently. Saves their bfloat16 copies, 2 bytes a weight; needs dtype bfloat16 and
+    sharding replicate."""
     average_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Keep a running float32 mean of the weights over about ``1 / (1 - average_decay)`` steps and
     export it as ``final-average``; null: none. 4 bytes a weight."""
@@ -205,6 +209,9 @@ class OptimizerSettings(Settings):
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
         if self.name == "muon" and self.states != "float32":
             raise ValueError(f"states {self.states} needs name adamw; muon keeps float32 moments")
+        plain = self.name == "adamw" and self.states == "float32" and self.average_decay is None
+        if self.weights == "split" and not plain:
+            raise ValueError("weights split needs name adamw, states float32 and no average_decay")
         return self
 
 
@@ -348,6 +355,16 @@ class TrainConfig(EngineConfig):
         if (self.global_batch_size is None) == (self.global_batch_tokens is None):
             raise ValueError(
                 "set either global_batch_size or global_batch_tokens, not both or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_split(self) -> "TrainConfig":
+        whole = self.sharding == "replicate" and self.tensor_parallel == 1
+        if self.optimizer.weights == "split" and not (whole and self.dtype == "bfloat16"):
+            raise ValueError(
+                "optimizer.weights split needs dtype bfloat16, sharding replicate and"
+                " tensor_parallel 1: sharded weights have no bfloat16 copies to save"
             )
         return self
 

@@ -8,7 +8,7 @@ lines again. The save itself goes on in the background. The mathematics of a ste
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,15 +65,27 @@ class Training:
     held_out: HeldOutReader
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return this rank's part of everything that a checkpoint holds, not copies."""
+        """Return this rank's part of everything that a checkpoint holds.
+
+        Not copies, but for weights that are split: see ``take``.
+        """
         named = self.model.model.named_parameters()
         tensors = {MODEL_PREFIX + name: parameter.detach() for name, parameter in named}
+        if self.optimizers.split is not None:
+            for name, weights in self.optimizers.split.whole().items():
+                tensors[MODEL_PREFIX + name] = weights
         for name, moment in self.optimizers.state().items():
             tensors[OPTIMIZER_PREFIX + name] = moment
         if self.average is not None:
             for name, mean in self.average.state().items():
                 tensors[AVERAGE_PREFIX + name] = mean
         return tensors
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was loaded into ``tensors`` and is not in place already."""
+        if self.optimizers.split is not None:
+            named = {name.removeprefix(MODEL_PREFIX): value for name, value in tensors.items()}
+            self.optimizers.split.take(named)
 
     def description(self) -> dict[str, Any]:
         """Say what this training is, so that a checkpoint of another one is known; collective."""
@@ -111,7 +123,9 @@ def resume(training: Training) -> LoopState:
         raise StaleError(
             f"{path}: belongs to another training: {'; '.join(changed)}. Name another output_dir"
         )
-    state = load_checkpoint(path, training.tensors(), training.mesh)
+    tensors = training.tensors()
+    state = load_checkpoint(path, tensors, training.mesh)
+    training.take(tensors)
     if (state.epoch, state.position) != training.batches.place(state.step):
         raise InputError.at(path, None, f"stands at {state}, where {state.step} steps do not lead")
     log.info("train: continues after step %d: %s", state.step, path)
