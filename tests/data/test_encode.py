@@ -42,6 +42,7 @@ def encoders(composer):
 def draft(composer, problem, runs) -> Draft:
     render = composer.conversation.render
     prompt = render("cot", {"problem": problem}, guard=composer.tokenizer.hide)
+    runs = [[(kind, piece.encode()) for kind, piece in run] for run in runs]
     return Draft(0, "cot", 1, False, prompt, runs, None)
 
 
@@ -56,7 +57,7 @@ def test_spans_cover_the_tokens_and_both_engines_agree(problem, runs, composer, 
     text = ExactTokenizer.encode_text
     expected = composer.tokenizer.encode_rendered(one.prompt)
     for run in one.runs:
-        expected += text(composer.tokenizer, "".join(piece for _, piece in run))
+        expected += text(composer.tokenizer, b"".join(piece for _, piece in run).decode())
     expected.append(composer.tokenizer.stop_id)
     assert fast.tokens.tolist() == expected * 2
     assert fast.span_lengths.sum() == len(fast.tokens)

@@ -20,8 +20,8 @@ from longrun.errors import InputError
 from longrun.formats.plans import TRAIN, VALIDATION
 
 PARTS = "parts"
-_BATCH_CHARS = 4 << 20
-"""Characters that are tokenized at a time; bounds the memory of a worker."""
+_BATCH_CHARS = 2 << 20
+"""Text (bytes) that is tokenized at a time; bounds the memory of a worker."""
 
 
 @dataclass(frozen=True)
