@@ -126,7 +126,9 @@ def _measure_longrun(records: Path, tokenizer: Path, folder: Path) -> dict[str, 
     from longrun.data import pack, prepare
 
     settings = {"data": str(records), "tokenizer": tokenizer, "output_dir": folder}
-    done = prepare.run(PrepareConfig.parse(settings | {"num_workers": 1}, "prepare"))
+    done = prepare.run(
+        PrepareConfig.parse(settings | {"num_workers": 1, "memory_mb": 600}, "prepare")
+    )
     packs = folder.with_name(f"{folder.name}-packs")
     packed = pack.run(PackConfig(documents=folder, output_dir=packs, max_dropped_share=1.0))
     seconds = time.process_time()

@@ -3,10 +3,10 @@
 import time
 
 import numpy as np
+from peers import first_fit
 
 from longrun.data.packing import Packing, pack
 from longrun.data.packing_loops import fit_best, run_loop
-from peers import first_fit
 
 PACK_SIZE = 32_768
 _BATCH_PACKS = 256

@@ -245,3 +245,12 @@ def test_the_exported_tokenizer_stops_and_renders_as_training_did(make_config, d
     prompt = np.split(training[at].tokens, [training[at].span_lengths[0]])[0]
     assert exported(rendered, add_special_tokens=False)["input_ids"] == prompt.tolist()
     assert exported.eos_token == conversation.stop == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "asked", "expected"),
+    [(2048, 2, (2, 899)), (2048, 1, (1, 1798)), (2048, 64, (5, 359)), (600, 8, (1, 350))],
+)
+def test_workers_share_the_memory_and_fewer_start_when_it_is_short(memory_mb, asked, expected):
+    count, most_bytes = prepare.share_memory(memory_mb, asked)
+    assert (count, most_bytes // 1_000_000) == expected

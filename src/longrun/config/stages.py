@@ -133,7 +133,9 @@ class PrepareConfig(StageConfig):
     part_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of a source file that one worker takes at a time and writes as one shard."""
     num_workers: NonNegativeInt = execution(0)
-    """Worker processes; 0: one per core."""
+    """Worker processes; 0: one per core, or as many as ``memory_mb`` allows."""
+    memory_mb: Annotated[int, Field(ge=600)] = execution(2048)
+    """Memory (10^6 bytes) of all processes together, for records of ordinary size."""
 
     def inputs(self) -> dict[str, list[Path]]:
         """Add the prompt and template files to the sources: their text decides the output."""

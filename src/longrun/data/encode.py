@@ -34,8 +34,6 @@ from longrun.data.compose import Draft
 from longrun.formats.spans import RawPiece, SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
-_MOST_RESIDENT_BYTES = 1 << 30
-"""Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 log = logging.getLogger(__name__)
@@ -109,6 +107,8 @@ class Encoder:
     """Whether gigatoken may be used: it was checked on a sample."""
     byte_lengths: npt.NDArray[np.uint8 | np.int32] | None
     """[vocabulary] bytes of each token; None: borders are found by ``tokenizers``, slowly."""
+    most_resident_bytes: int = 1 << 30
+    """Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
 
     def encode(self, drafts: Sequence[Draft]) -> EncodedBatch:
         """Tokenize ``drafts``; see the module docstring."""
@@ -135,7 +135,7 @@ class Encoder:
 
     def renew(self) -> None:
         """Build the fast engine anew when its cache has grown too large."""
-        if self.fast and resident_bytes() > _MOST_RESIDENT_BYTES:
+        if self.fast and resident_bytes() > self.most_resident_bytes:
             load_fast.cache_clear()
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:

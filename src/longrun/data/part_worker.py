@@ -60,6 +60,7 @@ class PartWorker:
             for drafts in _batches(found):
                 self._write(part, drafts, tally, (training, validation))
                 self.encoder.renew()
+        tally.checksums = training.checksums | validation.checksums
         tally.save(self.folder / PARTS / f"{part.name}.json")
 
     def drafts(self, part: Part, report: Report, tally: Tally) -> Generator[Draft, None, None]:

@@ -28,9 +28,10 @@ from longrun.errors import InputError
 from longrun.formats.atomic import atomic_folder, write_text
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import CONVERSATION_NAME, Conversation
-from longrun.formats.documents import SOURCES_NAME, Sources
+from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, Sources
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
+from longrun.formats.processes import available_cores
 from longrun.formats.progress import show_progress
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
@@ -43,6 +44,8 @@ from longrun.formats.tokens import ExactTokenizer
 
 TOKENIZER = "tokenizer"
 STATS_NAME = "stats.json"
+_MAIN_MB, _WORKER_MB = 250, 350
+"""Memory of the process that hands out parts, and of a worker on records of ordinary size."""
 _SAMPLED_PARTS = 16
 _SAMPLED_DOCUMENTS = 64
 _SAMPLED_CHARS = 300_000
@@ -66,7 +69,7 @@ def run(config: PrepareConfig) -> Manifest:
             return stage.finished
         composer = Composer(config, conversation, tokenizer)
         try:
-            _prepare_parts(stage.folder, parts, composer, config.num_workers)
+            _prepare_parts(stage.folder, parts, composer)
             return _finish(stage, parts, composer)
         except InputError:
             _take_away(stage.folder)
@@ -91,7 +94,21 @@ def load_conversation(config: PrepareConfig) -> Conversation:
     )
 
 
-def _prepare_parts(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
+def share_memory(memory_mb: int, num_workers: int) -> tuple[int, int]:
+    """Return how many workers fit into ``memory_mb`` and the bytes that each may hold.
+
+    ``num_workers`` is what was asked for, 0 for one per core.
+
+    >>> share_memory(2048, 2)
+    (2, 899000000)
+    """
+    for_workers = memory_mb - _MAIN_MB
+    count = max(1, min(num_workers or available_cores(), for_workers // _WORKER_MB))
+    return count, for_workers * 1_000_000 // count
+
+
+def _prepare_parts(folder: Path, parts: list[Part], composer: Composer) -> None:
+    config = composer.config
     for name in (PARTS, TRAIN, VALIDATION):
         (folder / name).mkdir(exist_ok=True)
     missing = [part for part in parts if not _tally_path(folder, part).exists()]
@@ -99,7 +116,8 @@ def _prepare_parts(folder: Path, parts: list[Part], composer: Composer, num_work
         return
     tokenizer = composer.tokenizer
     fast = choose_engine(tokenizer, _sample(folder, parts, composer))
-    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths())
+    num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
+    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths(), most_bytes)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
     with show_progress("prepare", total, "bytes", done) as progress:
@@ -148,6 +166,7 @@ def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
     sources = Sources(list(paths.values()), list(conversation.prompts), first_lines)
     write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
     write_text(folder / STATS_NAME, json.dumps(_stats(total), indent=2))
+    write_text(folder / CHECKSUMS_NAME, json.dumps(total.checksums, indent=2))
     counts = {
         "documents": total.documents.get(TRAIN, 0),
         "tokens": total.tokens.get(TRAIN, 0),
@@ -160,6 +179,7 @@ def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
 def _stats(total: Tally) -> dict[str, object]:
     """Return ``stats.json``: what a page about the data shows."""
     stats: dict[str, object] = msgspec.to_builtins(total)
+    del stats["checksums"]
     stats["lengths"] = {
         mode: {"edges": LENGTH_EDGES, "counts": counts}
         for mode, counts in sorted(total.lengths.items())
@@ -182,7 +202,14 @@ def _take_away(folder: Path) -> None:
     """Remove the output of a run whose records were refused, so that it can start afresh."""
     for name in (PARTS, TRAIN, VALIDATION, TOKENIZER):
         rmtree(folder / name, ignore_errors=True)
-    for name in (SOURCES_NAME, CONVERSATION_NAME, STATS_NAME, CONFIG_NAME, STARTED_NAME):
+    for name in (
+        SOURCES_NAME,
+        CONVERSATION_NAME,
+        STATS_NAME,
+        CHECKSUMS_NAME,
+        CONFIG_NAME,
+        STARTED_NAME,
+    ):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -46,6 +46,8 @@ class Tally(msgspec.Struct, kw_only=True):
     remaining_notices: dict[str, int] = {}
     """Wording of the notice of remaining executions in training records -> how often."""
     exhausted_notices: dict[str, int] = {}
+    checksums: dict[str, int] = {}
+    """File of the shards, as ``train/00000.bin`` -> CRC-32 of its bytes."""
     examples: dict[str, str] = {}
     """Reason of the ledger -> ``file:line`` of the first record dropped for it."""
 
@@ -99,6 +101,7 @@ class Tally(msgspec.Struct, kw_only=True):
         for mode, counts in other.lengths.items():
             mine = self.lengths.get(mode, [0] * len(counts))
             self.lengths[mode] = [one + two for one, two in zip(mine, counts, strict=True)]
+        self.checksums |= other.checksums
         self.examples = other.examples | self.examples
 
     def save(self, path: Path) -> None:

@@ -25,6 +25,8 @@ from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 
 SOURCES_NAME = "sources.json"
+CHECKSUMS_NAME = "checksums.json"
+"""File of a prepared folder, as ``train/00000.bin`` -> CRC-32 of its bytes."""
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 INT32_CODE = 4
