@@ -137,6 +137,12 @@ class PrepareConfig(StageConfig):
     memory_mb: Annotated[int, Field(ge=600)] = execution(2048)
     """Memory (10^6 bytes) of all processes together, for records of ordinary size."""
 
+    @model_validator(mode="after")
+    def _one_kind_of_duplicates(self) -> "PrepareConfig":
+        if len({one.duplicates for one in self.filters if one.duplicates}) > 1:
+            raise ValueError("filters name two kinds of duplicates; `problem` covers `record`")
+        return self
+
     def inputs(self) -> dict[str, list[Path]]:
         """Add the prompt and template files to the sources: their text decides the output."""
         return {**super().inputs(), **{key: [Path(name)] for key, name in self._files().items()}}

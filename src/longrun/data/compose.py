@@ -62,15 +62,25 @@ class Composer:
     conversation: Conversation
     tokenizer: ExactTokenizer
 
+    def __reduce__(self) -> tuple[type["Composer"], tuple[Any, ...]]:
+        """Send the settings, not what was built from them, to another process."""
+        return type(self), (self.config, self.conversation, self.tokenizer)
+
     @cached_property
     def filters(self) -> FilterChain:
         """The filters of the recipe."""
         return FilterChain(self.config.filters)
 
     def compose(
-        self, line: int, raw: Mapping[str, Any], columns: Mapping[str, str]
+        self,
+        line: int,
+        raw: Mapping[str, Any],
+        columns: Mapping[str, str],
+        repeats: bool = False,
     ) -> Draft | Dropped:
         """Return the draft of a raw record, or why there is none.
+
+        ``repeats``: it is a duplicate of an earlier record, as the filters define it.
 
         Raises:
             InputError: a column is absent or of the wrong type, or its mode has no prompt.
@@ -79,7 +89,7 @@ class Composer:
         problem = require_text(record, "problem")
         solution = require_text(record, "generated_solution")
         mode = require_text(record, "inference_mode")
-        refused_by = self.filters.refuse(record)
+        refused_by = self.filters.refuse(record, repeats)
         if refused_by is not None and not self.filters.counts_tokens_before(refused_by):
             return Dropped(self.filters.reason(refused_by))
         if not problem or problem.isspace():

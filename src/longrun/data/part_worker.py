@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from longrun.data.compose import Composer, Draft, Dropped
+from longrun.data.duplicates import load_repeats
 from longrun.data.encode import Encoder
 from longrun.data.shards import ShardWriter
 from longrun.data.sources import Part, Report, fault, read_part
@@ -69,6 +70,7 @@ class PartWorker:
         Raises:
             InputError: as ``prepare``.
         """
+        repeats = load_repeats(self.folder / PARTS, part)
         with closing(read_part(part, report)) as records:
             for line, record in enumerate(records):
                 tally.lines += 1
@@ -76,7 +78,7 @@ class PartWorker:
                     continue
                 tally.ledger.take()
                 try:
-                    draft = self.composer.compose(line, record, part.file.columns)
+                    draft = self.composer.compose(line, record, part.file.columns, line in repeats)
                 except InputError as error:
                     raise fault(part, line, str(error)) from None
                 if isinstance(draft, Dropped):
@@ -95,8 +97,9 @@ class PartWorker:
         filters = self.composer.filters
         kept = np.ones(len(drafts), np.bool_)
         lengths = np.diff(batch.first_tokens)
-        for at, (draft, count) in enumerate(zip(drafts, batch.response_tokens(), strict=True)):
-            refused_by = filters.refuse_by_tokens(draft.mode, int(count), draft.refused_by)
+        counts = zip(batch.prompt_tokens.tolist(), batch.response_tokens().tolist(), strict=True)
+        for at, (draft, (prompt, response)) in enumerate(zip(drafts, counts, strict=True)):
+            refused_by = filters.refuse_by_tokens(draft.mode, prompt, response, draft.refused_by)
             if refused_by is not None:
                 kept[at] = False
                 reason = filters.reason(refused_by)

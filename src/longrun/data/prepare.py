@@ -18,6 +18,7 @@ import msgspec
 
 from longrun.config.stages import PrepareConfig
 from longrun.data.compose import Composer, Draft
+from longrun.data.duplicates import KeyJob, keys_path, mark_repeats, remove_marks
 from longrun.data.encode import Encoder, choose_engine
 from longrun.data.part_worker import PARTS, PartWorker, PrepareJob
 from longrun.data.prompts import load_prompts, load_template
@@ -114,14 +115,26 @@ def _prepare_parts(folder: Path, parts: list[Part], composer: Composer) -> None:
     missing = [part for part in parts if not _tally_path(folder, part).exists()]
     if not missing:
         return
+    num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
+    _find_duplicates(folder / PARTS, parts, composer, num_workers)
     tokenizer = composer.tokenizer
     fast = choose_engine(tokenizer, _sample(folder, parts, composer))
-    num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
     encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths(), most_bytes)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
     with show_progress("prepare", total, "bytes", done) as progress:
         run_tasks(PrepareJob(folder, composer, encoder), missing, num_workers, progress.advance)
+
+
+def _find_duplicates(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
+    by = composer.filters.duplicates_by
+    if by is None:
+        return
+    missing = [part for part in parts if not keys_path(folder, part).exists()]
+    total = sum(part.num_bytes for part in missing)
+    with show_progress("prepare: duplicates", total, "bytes") as progress:
+        run_tasks(KeyJob(folder, by), missing, num_workers, progress.advance)
+    mark_repeats(folder, parts)
 
 
 def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
@@ -173,6 +186,7 @@ def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
         "validation_documents": total.documents.get(VALIDATION, 0),
         "validation_tokens": total.tokens.get(VALIDATION, 0),
     }
+    remove_marks(folder / PARTS)
     return stage.finish(counts=counts, ledger=total.ledger)
 
 

@@ -35,7 +35,7 @@ class ShardWriter:
         self._lineage: list[Lineage] = []
         self._checksum = 0
         self.checksums: dict[str, int] = {}
-        """File of the shard, as ``train/00000.bin`` -> CRC-32; filled when the shard is complete."""
+        """File, as ``train/00000.bin`` -> CRC-32; filled when the shard is complete."""
 
     def __enter__(self) -> Self:
         return self
