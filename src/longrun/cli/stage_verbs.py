@@ -19,6 +19,7 @@ MODULES = {
     "train_tokenizer": "longrun.data.train_tokenizer",
     "init_model": "longrun.checkpoint.init_model",
     "prepare": "longrun.data.prepare",
+    "merge": "longrun.data.merge",
     "pack": "longrun.data.pack",
     "train": "longrun.train.stage",
     "average": "longrun.checkpoint.average",

@@ -7,7 +7,14 @@ second stage live where both are at hand.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from longrun.config.base import Settings, StageConfig, execution, source
 from longrun.config.filters import Filter
@@ -33,6 +40,15 @@ def _as_sources(value: Any) -> Any:
     return [
         {"path": entry} if isinstance(entry, str | Path) else entry for entry in _as_list(value)
     ]
+
+
+def _check_part(part: str) -> str:
+    number, slash, num_parts = part.partition("/")
+    if not (slash and number.isdecimal() and num_parts.isdecimal()):
+        raise ValueError("a part is two numbers, as in 2/8")
+    if not 1 <= int(number) <= int(num_parts):
+        raise ValueError("the first number of a part is at least 1 and at most the second")
+    return part
 
 
 Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
@@ -132,6 +148,8 @@ class PrepareConfig(StageConfig):
     """Decides which problems are held out."""
     part_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of a source file that one worker takes at a time and writes as one shard."""
+    part: Annotated[str, AfterValidator(_check_part)] | None = None
+    """``2/8``: prepare the second of eight shares of the data; ``merge`` joins them."""
     num_workers: NonNegativeInt = execution(0)
     """Worker processes; 0: one per core, or as many as ``memory_mb`` allows."""
     memory_mb: Annotated[int, Field(ge=600)] = execution(2048)
@@ -162,6 +180,13 @@ class PrepareConfig(StageConfig):
         named = {f"prompts.{mode}": name for mode, name in self.prompts.items()}
         named["chat_template"] = self.chat_template
         return {key: name for key, name in named.items() if is_prompt_file(name)}
+
+
+class MergeConfig(StageConfig):
+    """Join the parts of one prepare that were made with part=1/M ... M/M."""
+
+    parts: Paths = source()
+    """Output folders of ``prepare``, in any order."""
 
 
 class PackConfig(StageConfig):
@@ -374,6 +399,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "train_tokenizer": TrainTokenizerConfig,
     "init_model": InitModelConfig,
     "prepare": PrepareConfig,
+    "merge": MergeConfig,
     "pack": PackConfig,
     "train": TrainConfig,
     "average": AverageConfig,

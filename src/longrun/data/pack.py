@@ -22,6 +22,7 @@ from longrun.formats.plans import TRAIN, VALIDATION, PackPlan, PacksInfo, epoch_
 from longrun.formats.progress import show_progress
 from longrun.formats.stage import open_stage
 
+_MAKERS = ("prepare", "merge")
 OVER_LONG = "longer than pack_size"
 STATS_NAME = "stats.json"
 _FILL_EDGES = (*(round(0.05 * step, 2) for step in range(20)), 0.99, 0.999, 1.0)
@@ -38,7 +39,7 @@ def run(config: PackConfig) -> Manifest:
             many are longer than a pack.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    Manifest.read(config.documents, "prepare")
+    _check_documents(config.documents)
     with open_stage("pack", config) as stage:
         if stage.finished is not None:
             return stage.finished
@@ -63,6 +64,17 @@ def run(config: PackConfig) -> Manifest:
         write_text(stage.folder / STATS_NAME, json.dumps(stats, indent=2))
         counts = {"documents": len(fitting[0]), "packs": info.num_packs[0], "fill": info.fill[0]}
         return stage.finish(counts=counts, ledger=ledger)
+
+
+def _check_documents(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    if manifest.verb not in _MAKERS:
+        raise InputError.at(
+            folder, None, f"is output of {manifest.verb}; name an output folder of prepare or merge"
+        )
+    if manifest.verb == "prepare" and manifest.settings.get("part") is not None:
+        part = manifest.settings["part"]
+        raise InputError.at(folder, None, f"is part {part} of the documents; merge the parts first")
 
 
 def _fitting(documents: DocumentSet, config: PackConfig, ledger: Ledger) -> npt.NDArray[np.int64]:

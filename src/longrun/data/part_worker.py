@@ -14,13 +14,13 @@ import numpy as np
 from longrun.data.compose import Composer, Draft, Dropped
 from longrun.data.duplicates import load_repeats
 from longrun.data.encode import Encoder
+from longrun.data.finish import PARTS, tally_path
 from longrun.data.shards import ShardWriter
 from longrun.data.sources import Part, Report, fault, read_part
 from longrun.data.tally import Tally
 from longrun.errors import InputError
 from longrun.formats.plans import TRAIN, VALIDATION
 
-PARTS = "parts"
 _BATCH_CHARS = 2 << 20
 """Text (bytes) that is tokenized at a time; bounds the memory of a worker."""
 
@@ -62,7 +62,7 @@ class PartWorker:
                 self._write(part, drafts, tally, (training, validation))
                 self.encoder.renew()
         tally.checksums = training.checksums | validation.checksums
-        tally.save(self.folder / PARTS / f"{part.name}.json")
+        tally.save(tally_path(self.folder, part.name))
 
     def drafts(self, part: Part, report: Report, tally: Tally) -> Generator[Draft, None, None]:
         """Yield what the records of ``part`` become; ``tally`` counts the rest.

@@ -6,30 +6,35 @@ The output depends on the data and the recipe alone: not on the number of worker
 or on interruptions. Nothing is packed here, and no weight of the loss is decided.
 """
 
-import json
 import logging
 from contextlib import closing
-from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
-
-import msgspec
 
 from longrun.config.stages import PrepareConfig
 from longrun.data.compose import Composer, Draft
 from longrun.data.duplicates import KeyJob, keys_path, mark_repeats, remove_marks
 from longrun.data.encode import Encoder, choose_engine
-from longrun.data.part_worker import PARTS, PartWorker, PrepareJob
+from longrun.data.finish import (
+    PARTS,
+    STATS_NAME,
+    TOKENIZER,
+    PartIndex,
+    copy_tokenizer,
+    finish_documents,
+    finish_figures,
+    tally_path,
+)
+from longrun.data.part_worker import PartWorker, PrepareJob
 from longrun.data.prompts import load_prompts, load_template
 from longrun.data.sources import Part, cut_parts, list_files
-from longrun.data.tally import LENGTH_EDGES, Tally
+from longrun.data.tally import Tally
 from longrun.data.workers import run_tasks
 from longrun.errors import InputError
-from longrun.formats.atomic import atomic_folder, write_text
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import CONVERSATION_NAME, Conversation
-from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, Sources
+from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
@@ -38,13 +43,10 @@ from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
     find_stop,
     read_tokenizer_config,
-    save_tokenizer,
     special_tokens,
 )
 from longrun.formats.tokens import ExactTokenizer
 
-TOKENIZER = "tokenizer"
-STATS_NAME = "stats.json"
 _MAIN_MB, _WORKER_MB = 250, 350
 """Memory of the process that hands out parts, and of a worker on records of ordinary size."""
 _SAMPLED_PARTS = 16
@@ -62,7 +64,8 @@ def run(config: PrepareConfig) -> Manifest:
             failed on its records is taken away: mended records are other input.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    parts = cut_parts(list_files(config.data), config.part_bytes)
+    every = cut_parts(list_files(config.data), config.part_bytes)
+    parts = _mine(every, config.part)
     conversation = load_conversation(config)
     tokenizer = ExactTokenizer(config.tokenizer, conversation.stop)
     with open_stage("prepare", config) as stage:
@@ -70,8 +73,8 @@ def run(config: PrepareConfig) -> Manifest:
             return stage.finished
         composer = Composer(config, conversation, tokenizer)
         try:
-            _prepare_parts(stage.folder, parts, composer)
-            return _finish(stage, parts, composer)
+            _prepare_parts(stage.folder, parts, every, composer)
+            return _finish(stage, PartIndex.of(every, conversation.prompts), parts, composer)
         except InputError:
             _take_away(stage.folder)
             raise
@@ -108,17 +111,25 @@ def share_memory(memory_mb: int, num_workers: int) -> tuple[int, int]:
     return count, for_workers * 1_000_000 // count
 
 
-def _prepare_parts(folder: Path, parts: list[Part], composer: Composer) -> None:
+def _mine(parts: list[Part], share: str | None) -> list[Part]:
+    """Return the parts of the data that this machine prepares: every M-th, from the N-th on."""
+    if share is None:
+        return parts
+    number, num_parts = map(int, share.split("/"))
+    return parts[number - 1 :: num_parts]
+
+
+def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer: Composer) -> None:
     config = composer.config
     for name in (PARTS, TRAIN, VALIDATION):
         (folder / name).mkdir(exist_ok=True)
-    missing = [part for part in parts if not _tally_path(folder, part).exists()]
+    missing = [part for part in parts if not tally_path(folder, part.name).exists()]
     if not missing:
         return
     num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
-    _find_duplicates(folder / PARTS, parts, composer, num_workers)
+    _find_duplicates(folder / PARTS, every, composer, num_workers)
     tokenizer = composer.tokenizer
-    fast = choose_engine(tokenizer, _sample(folder, parts, composer))
+    fast = choose_engine(tokenizer, _sample(folder, every, composer))
     encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths(), most_bytes)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
@@ -156,60 +167,21 @@ def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
     return sample
 
 
-def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
-    """Add up what the parts counted and write what belongs to all of them."""
+def _finish(stage: Stage, index: PartIndex, parts: list[Part], composer: Composer) -> Manifest:
+    """Write what belongs to all parts; for some of the parts, what ``merge`` needs to do so."""
     folder = stage.folder
-    total = Tally()
-    first_lines: dict[str, int] = {}
-    lines: dict[int, int] = {}
-    for part in parts:
-        first_lines[part.name] = lines.get(part.file.number, 0)
-        tally = Tally.load(_tally_path(folder, part))
-        lines[part.file.number] = first_lines[part.name] + tally.lines
-        total.add(tally)
-    _refuse_nothing(total)
-    conversation = replace(
-        composer.conversation, code=total.learn_wording(composer.conversation.code)
-    )
-    conversation.save(folder)
-    if not (folder / TOKENIZER).exists():
-        with atomic_folder(folder / TOKENIZER) as aside:
-            save_tokenizer(composer.tokenizer.folder, aside, conversation)
-    paths = {part.file.number: str(part.file.path) for part in parts}
-    sources = Sources(list(paths.values()), list(conversation.prompts), first_lines)
-    write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
-    write_text(folder / STATS_NAME, json.dumps(_stats(total), indent=2))
-    write_text(folder / CHECKSUMS_NAME, json.dumps(total.checksums, indent=2))
-    counts = {
-        "documents": total.documents.get(TRAIN, 0),
-        "tokens": total.tokens.get(TRAIN, 0),
-        "validation_documents": total.documents.get(VALIDATION, 0),
-        "validation_tokens": total.tokens.get(VALIDATION, 0),
-    }
     remove_marks(folder / PARTS)
-    return stage.finish(counts=counts, ledger=total.ledger)
-
-
-def _stats(total: Tally) -> dict[str, object]:
-    """Return ``stats.json``: what a page about the data shows."""
-    stats: dict[str, object] = msgspec.to_builtins(total)
-    del stats["checksums"]
-    stats["lengths"] = {
-        mode: {"edges": LENGTH_EDGES, "counts": counts}
-        for mode, counts in sorted(total.lengths.items())
-    }
-    return stats
-
-
-def _refuse_nothing(total: Tally) -> None:
-    if total.documents.get(TRAIN, 0):
-        return
-    dropped = ", ".join(f"{count} {reason}" for reason, count in total.ledger.dropped.items())
-    held_out = total.documents.get(VALIDATION, 0)
-    raise InputError(
-        f"prepare: no record of {total.ledger.records_in} is left for training"
-        f" ({dropped or 'none dropped'}; {held_out} held out); loosen filters or validation_share"
-    )
+    index.save(folder)
+    conversation = composer.conversation
+    tokenizer = composer.tokenizer.folder
+    if composer.config.part is None:
+        return finish_documents(stage, index, conversation, tokenizer)
+    conversation.save(folder)
+    copy_tokenizer(tokenizer, folder, conversation)
+    total = Tally()
+    for part in parts:
+        total.add(Tally.load(tally_path(folder, part.name)))
+    return finish_figures(stage, total)
 
 
 def _take_away(folder: Path) -> None:
@@ -225,7 +197,3 @@ def _take_away(folder: Path) -> None:
         STARTED_NAME,
     ):
         (folder / name).unlink(missing_ok=True)
-
-
-def _tally_path(folder: Path, part: Part) -> Path:
-    return folder / PARTS / f"{part.name}.json"
