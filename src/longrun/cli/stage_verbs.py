@@ -21,6 +21,7 @@ MODULES = {
     "prepare": "longrun.data.prepare",
     "merge": "longrun.data.merge",
     "pack": "longrun.data.pack",
+    "convert": "longrun.data.convert",
     "train": "longrun.train.stage",
     "average": "longrun.checkpoint.average",
     "generate": "longrun.evaluate.generate",
