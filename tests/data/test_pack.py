@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -143,3 +144,34 @@ def test_over_long_documents_are_counted_by_source_with_their_answers(
         "tokens_lost": count if cut else count * (bound + 1),
         "answers_kept": count if cut else 0,  # the stop token alone was cut off
     }
+
+
+@pytest.mark.parametrize(
+    ("weight", "times"), [(0.0, {0}), (0.5, {0, 1}), (1.0, {1}), (2.5, {2, 3})]
+)
+def test_a_weight_says_how_often_documents_of_a_source_are_in_an_epoch(
+    weight, times, make_config, samples, tmp_path
+):
+    from longrun.data import prepare
+
+    data = [
+        str(samples.write_jsonl(tmp_path / f"{at}.jsonl", samples.records(150, at)))
+        for at in (0, 1)
+    ]
+    prepare.run(make_config(data=data))
+    weights = {"*/1.jsonl": weight}
+    pack.run(make(tmp_path / "out", tmp_path, weights=weights, num_epochs=2))
+    packs = PackSet.open(tmp_path / "packs")
+    counts = [Counter(packs.plan(epoch).documents.tolist()) for epoch in (0, 1)]
+    other = np.flatnonzero(packs.training.source_indices == 1).tolist()
+    assert {counts[0][at] for at in range(len(packs.training)) if at not in set(other)} == {1}
+    assert {counts[0][at] for at in other} == times
+    mean = sum(counts[0][at] for at in other) / len(other)
+    assert abs(mean - weight) < 0.13
+    drawn_anew = [counts[0][at] for at in other] != [counts[1][at] for at in other]
+    assert drawn_anew == (weight % 1 > 0)
+
+
+def test_a_weight_that_fits_no_source_is_named(prepared, tmp_path):
+    with pytest.raises(InputError, match=r"pack\.weights: \*/tir fits no source file; there are /"):
+        pack.run(make(prepared, tmp_path, weights={"*/tir": 2.0}))

@@ -18,6 +18,7 @@ MODULES = {
     "synthesize": "longrun.data.synthesize",
     "train_tokenizer": "longrun.data.train_tokenizer",
     "init_model": "longrun.checkpoint.init_model",
+    "fetch": "longrun.data.fetch",
     "prepare": "longrun.data.prepare",
     "merge": "longrun.data.merge",
     "pack": "longrun.data.pack",

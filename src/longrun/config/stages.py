@@ -24,6 +24,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
+
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 
@@ -115,11 +118,23 @@ class InitModelConfig(StageConfig):
         return self
 
 
+class FetchConfig(StageConfig):
+    """Download splits of a data set from the Hugging Face Hub; needs the extra ``hub``."""
+
+    dataset: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+    """Name on the Hub, as ``nvidia/OpenMathReasoning``."""
+    splits: Annotated[list[FolderName], BeforeValidator(_as_list), Field(min_length=1)]
+    """Splits to fetch; each becomes a folder of Parquet files."""
+    revision: str = "main"
+    """Branch, tag or commit; name a commit for a fetch that can be repeated exactly."""
+
+
 class DataSource(Settings):
     """Some record files and how their columns become the expected ones."""
 
     path: Path = source()
-    """File or glob of JSONL, JSONL.gz, JSONL.zst or Parquet files."""
+    """File or glob of JSONL, JSONL.gz, JSONL.zst, Parquet or Arrow files, or a folder that
+    ``datasets`` saved."""
     columns: dict[str, str] = {}
     """Expected column -> ``str.format`` template over the raw record, as in
     ``generated_solution: "{solution} \\\\boxed{{{answer}}}"``; columns not named pass unchanged."""
@@ -203,6 +218,10 @@ class PackConfig(StageConfig):
     over_long: Literal["drop", "error", "truncate-response"] = "drop"
     """Documents longer than ``pack_size``. ``truncate-response`` keeps their beginning, without
     an answer or a stop token at the end, unless the prompt alone is too long."""
+    weights: dict[str, NonNegative] = {}
+    """Pattern of source files, as ``*/tir-*.parquet`` -> how often their documents are in an
+    epoch: 0.5 draws half of them anew for every epoch, 2 takes each twice. The first pattern that
+    fits counts; files that fit none have 1."""
     max_dropped_share: Share = 0.05
     """More than this share of documents dropped as over-long stops the stage."""
     seed: NonNegativeInt = 0
@@ -347,10 +366,6 @@ class AverageConfig(StageConfig):
     """Type of the exported weights; the mean itself is taken in float32."""
 
 
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
-
-
 class Benchmark(Settings):
     """One set of problems with known answers."""
 
@@ -434,6 +449,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "synthesize": SynthesizeConfig,
     "train_tokenizer": TrainTokenizerConfig,
     "init_model": InitModelConfig,
+    "fetch": FetchConfig,
     "prepare": PrepareConfig,
     "merge": MergeConfig,
     "pack": PackConfig,

@@ -7,6 +7,7 @@ and nothing is tokenized again. Every epoch has a plan of its own.
 import json
 import os
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ CUT = "response cut to pack_size"
 STATS_NAME = "stats.json"
 _FILL_EDGES = (*(round(0.05 * step, 2) for step in range(20)), 0.99, 0.999, 1.0)
 """Bins of the fill of packs; the last bin holds what is above 0.999, full packs included."""
+_DRAW_SEED = 1
+"""Keeps the draw of an epoch's documents apart from their packing."""
 _VALIDATION_SEED = 1 << 32
 """Stands where an epoch's number stands, so that validation has random numbers of its own."""
 
@@ -69,7 +72,11 @@ def run(config: PackConfig) -> Manifest:
         stats = _stats(training, plans[0], config.pack_size)
         stats["over_long"] = {path: asdict(over_long[path]) for path in sorted(over_long)}
         write_text(stage.folder / STATS_NAME, json.dumps(stats, indent=2))
-        counts = {"documents": len(fitting[0]), "packs": info.num_packs[0], "fill": info.fill[0]}
+        counts = {
+            "documents": len(plans[0].documents),
+            "packs": info.num_packs[0],
+            "fill": info.fill[0],
+        }
         return stage.finish(counts=counts, ledger=ledger)
 
 
@@ -164,12 +171,43 @@ def _plan_epochs(
     config: PackConfig, training: DocumentSet, fitting: npt.NDArray[np.int64], folder: Path
 ) -> list[PackPlan]:
     plans = []
+    times = _times_in_epoch(training, config.weights)[fitting]
     with show_progress("pack", config.num_epochs, "epochs") as progress:
         for epoch in range(config.num_epochs):
-            plans.append(_plan(training, fitting, config, (config.seed, epoch)))
+            drawn = _draw(fitting, times, (config.seed, epoch, _DRAW_SEED))
+            if not len(drawn):
+                raise InputError(f"pack: no document is in epoch {epoch}; raise pack.weights")
+            plans.append(_plan(training, drawn, config, (config.seed, epoch)))
             plans[-1].save(folder, epoch_name(epoch))
             progress.advance()
     return plans
+
+
+def _times_in_epoch(documents: DocumentSet, weights: dict[str, float]) -> npt.NDArray[np.float64]:
+    """Return [N] how often each document is in an epoch, on average.
+
+    Raises:
+        InputError: a pattern fits no source file.
+    """
+    by_file = np.ones(len(documents.source_paths))
+    for at, path in enumerate(documents.source_paths):
+        by_file[at] = next((one for name, one in weights.items() if fnmatch(path, name)), 1.0)
+    for name in weights:
+        if not any(fnmatch(path, name) for path in documents.source_paths):
+            raise InputError(
+                f"pack.weights: {name} fits no source file; there are"
+                f" {', '.join(documents.source_paths[:3])}"
+            )
+    return by_file[documents.source_indices]
+
+
+def _draw(
+    documents: npt.NDArray[np.int64], times: npt.NDArray[np.float64], seed: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    """Repeat ``documents`` [N] ``times`` [N]; what is over a whole number is a probability."""
+    whole = np.floor(times)
+    more = np.random.default_rng(seed).random(len(times)) < times - whole
+    return np.repeat(documents, whole.astype(np.int64) + more)
 
 
 def _plan(

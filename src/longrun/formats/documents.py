@@ -150,6 +150,9 @@ class DocumentSet:
         modes = [shard.lineage["mode"] for shard in shards]
         self.mode_indices: Int8s = np.concatenate([np.zeros(0, np.int8), *modes])
         """[N] index into ``modes``."""
+        files = [shard.lineage["source_file"] for shard in shards]
+        self.source_indices: Int32s = np.concatenate([np.zeros(0, np.int32), *files])
+        """[N] index into ``source_paths``."""
 
     @classmethod
     def open(cls, split_folder: Path) -> "DocumentSet":
@@ -175,6 +178,11 @@ class DocumentSet:
     def modes(self) -> list[str]:
         """Mode names; ``mode_indices`` index them."""
         return self._sources.modes
+
+    @property
+    def source_paths(self) -> list[str]:
+        """Source files; ``source_indices`` index them."""
+        return self._sources.paths
 
     def __len__(self) -> int:
         return int(self._first[-1])
