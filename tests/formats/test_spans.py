@@ -91,6 +91,16 @@ def test_fenced_code_ends_at_its_fence():
     ]  # fmt: skip
 
 
+def test_tags_of_their_own_close_outputs_that_hold_fences():
+    call = "<llm-code>\nx\n</llm-code>\n"
+    output = "<llm-code-output>\n```\n6\n```\n</llm-code-output>\n"
+    style = CodeStyle.named("llm_code")
+    assert kinds(f"a{call}{output}{NOTICE}b{call}{output}c", style) == [
+        ("ANSWER", "a"), ("CODE", call), ("TOOL_OUTPUT", output), ("NOTICE", NOTICE),
+        ("ANSWER", "b"), ("CODE", call), ("TOOL_OUTPUT", output), ("ANSWER", "c"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -151,8 +151,9 @@ class PrepareConfig(StageConfig):
     """Mode -> name of a built-in prompt or a YAML file."""
     chat_template: str = "chatml"
     """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own."""
-    code_style: Literal["tool_call", "fenced"] = "tool_call"
-    """How code calls are marked in TIR solutions: ``<tool_call>`` tags or fenced python."""
+    code_style: Literal["tool_call", "fenced", "llm_code"] = "tool_call"
+    """How code calls are marked in TIR solutions: ``<tool_call>`` tags, fenced python, or
+    ``<llm-code>`` tags with outputs in ``<llm-code-output>``."""
     missing_budget: Literal["drop", "pass"] = "drop"
     """TIR records without any notice of remaining code executions."""
     filters: list[Filter] = []
