@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -20,12 +21,14 @@ def line(**columns) -> bytes:
     return json.dumps(record | {"inference_mode": "cot"} | columns).encode() + b"\n"
 
 
-def test_a_record_of_50_mb_is_a_document(make_config, tmp_path):
+def test_a_record_of_50_mb_is_a_document(make_config, tmp_path, caplog):
     long = f"<think>\n{'ab cd e' * 7_150_000}</think>\n2"
     path = tmp_path / "a.jsonl"
     path.write_bytes(line() + line(generated_solution=long) + line())
     assert path.stat().st_size > 50_000_000
-    prepare.run(make_config(data=path, part_bytes=1 << 20))
+    with caplog.at_level(logging.INFO):
+        prepare.run(make_config(data=path, part_bytes=1 << 20))
+    assert "gigatoken: equal to tokenizers on 4 sampled texts" in caplog.text
     documents = DocumentSet.open(tmp_path / "out" / "train")
     assert [documents.origin(at).line for at in range(3)] == [1, 2, 3]
     assert documents.lengths[1] > 10_000_000

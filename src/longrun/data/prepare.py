@@ -39,6 +39,7 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
 from longrun.formats.progress import show_progress
+from longrun.formats.spans import RawPiece
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
     find_stop,
@@ -51,7 +52,7 @@ _MAIN_MB, _WORKER_MB = 250, 350
 """Memory of the process that hands out parts, and of a worker on records of ordinary size."""
 _SAMPLED_PARTS = 16
 _SAMPLED_DOCUMENTS = 64
-_SAMPLED_CHARS = 300_000
+_SAMPLED_BYTES = 300_000
 """Text of the start-up comparison of tokenizers; the slow one takes about a second per MB."""
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _find_duplicates(folder: Path, parts: list[Part], composer: Composer, num_wo
 def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
     """Return some documents from all over the data."""
     sample: list[Draft] = []
-    chars = 0
+    left = _SAMPLED_BYTES
     reader = PartWorker(folder, composer, Encoder(composer.tokenizer, False, None))
     chosen = parts[:: -(-len(parts) // _SAMPLED_PARTS)]
     for part in chosen:
@@ -161,10 +162,22 @@ def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
             except InputError:
                 continue  # named by the worker that comes to this line
         for draft in found:
-            chars += sum(len(piece) for run in draft.runs for _, piece in run)
-            if chars <= _SAMPLED_CHARS:
-                sample.append(draft)
+            if left > 0:
+                sample.append(_beginning(draft, left))
+                left -= sum(len(piece) for run in sample[-1].runs for _, piece in run)
     return sample
+
+
+def _beginning(draft: Draft, most_bytes: int) -> Draft:
+    """Return ``draft`` without what stands after ``most_bytes`` of its response."""
+    runs: list[list[RawPiece]] = []
+    left = most_bytes
+    for run in draft.runs:
+        runs.append([])
+        for kind, piece in run:
+            runs[-1].append((kind, piece[:left].decode(errors="ignore").encode()))
+            left = max(0, left - len(piece))
+    return draft._replace(runs=runs)
 
 
 def _finish(stage: Stage, index: PartIndex, parts: list[Part], composer: Composer) -> Manifest:
