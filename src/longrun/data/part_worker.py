@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +17,23 @@ from longrun.data.duplicates import load_repeats
 from longrun.data.encode import Encoder
 from longrun.data.finish import PARTS, tally_path
 from longrun.data.shards import ShardWriter
-from longrun.data.sources import Part, Report, fault, read_part
+from longrun.data.sources import Part, fault, read_part
 from longrun.data.tally import Tally
 from longrun.errors import InputError
 from longrun.formats.plans import TRAIN, VALIDATION
 
 _BATCH_CHARS = 2 << 20
 """Text (bytes) that is tokenized at a time; bounds the memory of a worker."""
+
+
+class Read(NamedTuple):
+    """What was read since the last report."""
+
+    num_bytes: int
+    records: int
+
+
+ReportRead = Callable[[Read], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class PrepareJob:
     composer: Composer
     encoder: Encoder
 
-    def start(self) -> Callable[[Part, Report], None]:
+    def start(self) -> Callable[[Part, ReportRead], None]:
         """Return the function that prepares one part."""
         return PartWorker(self.folder, self.composer, self.encoder).prepare
 
@@ -46,7 +57,7 @@ class PartWorker:
     composer: Composer
     encoder: Encoder
 
-    def prepare(self, part: Part, report: Report) -> None:
+    def prepare(self, part: Part, report: ReportRead) -> None:
         """Write the shards and the tally of ``part``.
 
         Raises:
@@ -64,14 +75,21 @@ class PartWorker:
         tally.checksums = training.checksums | validation.checksums
         tally.save(tally_path(self.folder, part.name))
 
-    def drafts(self, part: Part, report: Report, tally: Tally) -> Generator[Draft, None, None]:
+    def drafts(self, part: Part, report: ReportRead, tally: Tally) -> Generator[Draft, None, None]:
         """Yield what the records of ``part`` become; ``tally`` counts the rest.
 
         Raises:
             InputError: as ``prepare``.
         """
         repeats = load_repeats(self.folder / PARTS, part)
-        with closing(read_part(part, report)) as records:
+        told = 0
+
+        def tell(num_bytes: int) -> None:
+            nonlocal told
+            report(Read(num_bytes, tally.ledger.records_in - told))
+            told = tally.ledger.records_in
+
+        with closing(read_part(part, tell)) as records:
             for line, record in enumerate(records):
                 tally.lines += 1
                 if record is None:

@@ -7,7 +7,10 @@ or on interruptions. Nothing is packed here, and no weight of the loss is decide
 """
 
 import logging
+import time
+from collections import Counter
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
@@ -26,7 +29,7 @@ from longrun.data.finish import (
     finish_figures,
     tally_path,
 )
-from longrun.data.part_worker import PartWorker, PrepareJob
+from longrun.data.part_worker import PartWorker, PrepareJob, Read
 from longrun.data.prompts import load_prompts, load_template
 from longrun.data.sources import Part, cut_parts, list_files
 from longrun.data.tally import Tally
@@ -38,7 +41,7 @@ from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
-from longrun.formats.progress import show_progress
+from longrun.formats.progress import Progress, format_count, show_progress
 from longrun.formats.spans import RawPiece
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
@@ -135,7 +138,15 @@ def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer:
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
     with show_progress("prepare", total, "bytes", done) as progress:
-        run_tasks(PrepareJob(folder, composer, encoder), missing, num_workers, progress.advance)
+        job = PrepareJob(folder, composer, encoder)
+        run_tasks(job, missing, num_workers, partial(_advance, progress, Counter()))
+
+
+def _advance(progress: Progress, seen: Counter[str], read: Read) -> None:
+    """Show bytes and records a second; ``seen`` counts the records of this run, in place."""
+    seen["records"] += read.records
+    rate = seen["records"] / max(time.monotonic() - progress.began, 1e-9)
+    progress.advance(read.num_bytes, f"{format_count(rate)} records/s")
 
 
 def _find_duplicates(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
