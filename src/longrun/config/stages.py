@@ -7,7 +7,14 @@ second stage live where both are at hand.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from longrun.config.base import Settings, StageConfig, execution, source
 from longrun.config.filters import Filter
@@ -16,6 +23,9 @@ Mode = Literal["cot", "tir", "genselect"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
 
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
@@ -33,6 +43,15 @@ def _as_sources(value: Any) -> Any:
     return [
         {"path": entry} if isinstance(entry, str | Path) else entry for entry in _as_list(value)
     ]
+
+
+def _check_part(part: str) -> str:
+    number, slash, num_parts = part.partition("/")
+    if not (slash and number.isdecimal() and num_parts.isdecimal()):
+        raise ValueError("a part is two numbers, as in 2/8")
+    if not 1 <= int(number) <= int(num_parts):
+        raise ValueError("the first number of a part is at least 1 and at most the second")
+    return part
 
 
 Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
@@ -99,11 +118,23 @@ class InitModelConfig(StageConfig):
         return self
 
 
+class FetchConfig(StageConfig):
+    """Download splits of a data set from the Hugging Face Hub; needs the extra ``hub``."""
+
+    dataset: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+    """Name on the Hub, as ``nvidia/OpenMathReasoning``."""
+    splits: Annotated[list[FolderName], BeforeValidator(_as_list), Field(min_length=1)]
+    """Splits to fetch; each becomes a folder of Parquet files."""
+    revision: str = "main"
+    """Branch, tag or commit; name a commit for a fetch that can be repeated exactly."""
+
+
 class DataSource(Settings):
     """Some record files and how their columns become the expected ones."""
 
     path: Path = source()
-    """File or glob of JSONL, JSONL.gz, JSONL.zst or Parquet files."""
+    """File or glob of JSONL, JSONL.gz, JSONL.zst, Parquet or Arrow files, or a folder that
+    ``datasets`` saved."""
     columns: dict[str, str] = {}
     """Expected column -> ``str.format`` template over the raw record, as in
     ``generated_solution: "{solution} \\\\boxed{{{answer}}}"``; columns not named pass unchanged."""
@@ -120,8 +151,9 @@ class PrepareConfig(StageConfig):
     """Mode -> name of a built-in prompt or a YAML file."""
     chat_template: str = "chatml"
     """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own."""
-    code_style: Literal["tool_call", "fenced"] = "tool_call"
-    """How code calls are marked in TIR solutions: ``<tool_call>`` tags or fenced python."""
+    code_style: Literal["tool_call", "fenced", "llm_code"] = "tool_call"
+    """How code calls are marked in TIR solutions: ``<tool_call>`` tags, fenced python, or
+    ``<llm-code>`` tags with outputs in ``<llm-code-output>``."""
     missing_budget: Literal["drop", "pass"] = "drop"
     """TIR records without any notice of remaining code executions."""
     filters: list[Filter] = []
@@ -132,8 +164,18 @@ class PrepareConfig(StageConfig):
     """Decides which problems are held out."""
     part_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of a source file that one worker takes at a time and writes as one shard."""
+    part: Annotated[str, AfterValidator(_check_part)] | None = None
+    """``2/8``: prepare the second of eight shares of the data; ``merge`` joins them."""
     num_workers: NonNegativeInt = execution(0)
-    """Worker processes; 0: one per core."""
+    """Worker processes; 0: one per core, or as many as ``memory_mb`` allows."""
+    memory_mb: Annotated[int, Field(ge=600)] = execution(2048)
+    """Memory (10^6 bytes) of all processes together, for records of ordinary size."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_duplicates(self) -> "PrepareConfig":
+        if len({one.duplicates for one in self.filters if one.duplicates}) > 1:
+            raise ValueError("filters name two kinds of duplicates; `problem` covers `record`")
+        return self
 
     def inputs(self) -> dict[str, list[Path]]:
         """Add the prompt and template files to the sources: their text decides the output."""
@@ -156,6 +198,13 @@ class PrepareConfig(StageConfig):
         return {key: name for key, name in named.items() if is_prompt_file(name)}
 
 
+class MergeConfig(StageConfig):
+    """Join the parts of one prepare that were made with part=1/M ... M/M."""
+
+    parts: Paths = source()
+    """Output folders of ``prepare``, in any order."""
+
+
 class PackConfig(StageConfig):
     """Decide which documents share a pack; copies no tokens."""
 
@@ -167,12 +216,52 @@ class PackConfig(StageConfig):
     """``none`` gives every document a pack of its own."""
     num_epochs: PositiveInt = 1
     """Plans to make, each with its own random choice; training cycles through them."""
-    over_long: Literal["drop", "error"] = "drop"
-    """Documents longer than ``pack_size``."""
+    over_long: Literal["drop", "error", "truncate-response"] = "drop"
+    """Documents longer than ``pack_size``. ``truncate-response`` keeps their beginning, without
+    an answer or a stop token at the end, unless the prompt alone is too long."""
+    weights: dict[str, NonNegative] = {}
+    """Pattern of source files, as ``*/tir-*.parquet`` -> how often their documents are in an
+    epoch: 0.5 draws half of them anew for every epoch, 2 takes each twice. The first pattern that
+    fits counts; files that fit none have 1."""
     max_dropped_share: Share = 0.05
     """More than this share of documents dropped as over-long stops the stage."""
     seed: NonNegativeInt = 0
     """Decides which documents meet in a pack and the order of the packs."""
+
+
+class ConvertConfig(StageConfig):
+    """Bring packs into, or out of, the three padded .npy arrays of NeMo's packed datasets."""
+
+    packs: Path | None = source(None)
+    """Pack folder to write as arrays."""
+    arrays: Path | None = source(None)
+    """Arrays to read, by the name without ``.input_ids``: ``packed_32768_seed0.npy``."""
+    like: Path | None = source(None)
+    """With ``arrays``: prepared folder whose tokenizer and conversation made them."""
+    pad_id: NonNegativeInt
+    """Token that pads rows; never a target. Qwen2.5: 151643."""
+    context_parallel: PositiveInt = 1
+    """Context-parallel ranks that rows are padded for; 1: rows are not padded."""
+    epoch: NonNegativeInt = 0
+    """With ``packs``: the plan to write; it also stands in the name of the files."""
+    mode: Mode = "cot"
+    """With ``arrays``: the mode that their documents are said to have."""
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> "ConvertConfig":
+        if (self.packs is None) == (self.arrays is None):
+            raise ValueError("set either packs (to write arrays) or arrays (to read them)")
+        if (self.arrays is None) != (self.like is None):
+            raise ValueError("arrays and like go together: arrays do not hold their tokenizer")
+        return self
+
+    def inputs(self) -> dict[str, list[Path]]:
+        """Name the three files that ``arrays`` stands for."""
+        found = super().inputs()
+        if self.arrays is not None:
+            stem = self.arrays.name.removesuffix(".npy")
+            found["arrays"] = sorted(self.arrays.parent.glob(f"{stem}.*.npy"))
+        return found
 
 
 class OptimizerSettings(Settings):
@@ -391,10 +480,6 @@ class AverageConfig(StageConfig):
     """Type of the exported weights; the mean itself is taken in float32."""
 
 
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
-
-
 class Benchmark(Settings):
     """One set of problems with known answers."""
 
@@ -478,8 +563,11 @@ STAGES: dict[str, type[StageConfig]] = {
     "synthesize": SynthesizeConfig,
     "train_tokenizer": TrainTokenizerConfig,
     "init_model": InitModelConfig,
+    "fetch": FetchConfig,
     "prepare": PrepareConfig,
+    "merge": MergeConfig,
     "pack": PackConfig,
+    "convert": ConvertConfig,
     "verify": VerifyConfig,
     "train": TrainConfig,
     "average": AverageConfig,

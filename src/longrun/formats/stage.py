@@ -159,7 +159,7 @@ def compare(folder: Path, identity: Identity) -> list[str]:
         if old["fingerprint"] == identity.fingerprint:
             return []
         found = differences(old["settings"], identity.settings, identity.verb)
-        found += _changed_inputs(old["inputs"], identity.inputs)
+        found += changed_inputs(old["inputs"], identity.inputs)
         if old["version"] != identity.version:
             found.append(f"longrun {old['version']} -> {identity.version}")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -235,9 +235,10 @@ def _try_lock(lock: IO[str]) -> bool:
     return True
 
 
-def _changed_inputs(
+def changed_inputs(
     old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
+    """Name every input whose content differs: ``input data changed (b.jsonl)``."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         before, after = dict(old.get(name, {})), dict(new.get(name, {}))
