@@ -349,7 +349,10 @@ class EvaluateConfig(StageConfig):
     """Grade predictions and summarise them with error bars."""
 
     predictions: Paths = source()
-    """Output folders of ``generate``."""
+    """Output folders of ``generate``; those of chunks are joined."""
+    rewards: Annotated[list[Path], BeforeValidator(_as_list)] = source([])
+    """JSONL with ``model``, ``benchmark``, ``id``, ``sample`` and ``reward``: adds the score of the
+    sample with the highest reward."""
 
 
 class ReportConfig(StageConfig):

@@ -69,6 +69,7 @@ class Solution:
             tokens=len(self.tokens),
             code_calls=self.code_calls,
             code_errors=self.code_errors,
+            group=self.problem.group,
         )
 
 

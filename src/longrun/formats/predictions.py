@@ -37,6 +37,8 @@ class BenchmarkRow(msgspec.Struct, kw_only=True):
     total_code_executions: int | None = None
     candidates: list[str] | None = None
     """Final answers of the solutions to choose from, in the order of the prompt."""
+    group: str | int | None = None
+    """Selection rows that vote together: the id of the problem whose solutions they judge."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected_answer: str
     total_code_executions: int | None
     candidates: list[str]
+    group: str | None = None
     line: int
     """Line of the benchmark file; counts from 1."""
     record: dict[str, Any]
@@ -77,6 +80,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     code_calls: int
     code_errors: int
     """Calls that ended with an exception, at the time limit or in a dead process."""
+    group: str | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the error bars count as one: the problem, also where several rows ask about it."""
+        return self.id if self.group is None else self.group
 
 
 class Grade(Prediction, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,21 +97,43 @@ class Grade(Prediction, frozen=True, kw_only=True, forbid_unknown_fields=True):
     why: str
 
 
+class AtK(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``k`` solutions per problem give: expectations over all choices of k among the samples.
+
+    Intervals are 95 % ones over problems.
+    """
+
+    k: int
+    pass_at_k: float
+    pass_interval: tuple[float, float]
+    majority: float
+    majority_interval: tuple[float, float]
+    best: float | None
+    """Highest reward of the k; None without rewards."""
+    best_interval: tuple[float, float] | None
+
+
 class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one model on one benchmark; rates are shares between 0 and 1."""
 
     model: str
     benchmark: str
     mode: str
+    source: str | None = None
+    """Set in the rows of one source of a benchmark with several."""
     problems: int
     samples: int
     """Solutions per problem."""
     pass_at_1: float
     standard_error: float | None
     """Over problems; None when there is only one."""
+    sampling_error: float | None = None
+    """The part of ``standard_error`` that more samples would remove; None with one sample."""
     interval: tuple[float, float]
     """95 % interval of ``pass_at_1``."""
     majority: float
+    """Vote of all samples of a problem; for selections the published GenSelect figure."""
+    majority_interval: tuple[float, float] | None = None
     no_answer_rate: float
     unfinished_rate: float
     """Solutions that did not end by themselves and gave no answer."""
@@ -114,6 +145,8 @@ class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     """Per solution."""
     chance: float | None
     """Selection only: mean share of right candidates, what a blind choice would score."""
+    at_k: list[AtK] = []
+    """k = 1, 2, 4, ... up to the samples that every problem has; empty with one sample."""
 
 
 class DifferenceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +167,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: list[SummaryRow]
     differences: list[DifferenceRow]
+    parts: list[SummaryRow] = []
+    """The same figures for every source and mode of benchmarks that mix several."""
 
 
 def read_benchmark(benchmark: Benchmark) -> list[Problem]:
@@ -143,7 +178,7 @@ def read_benchmark(benchmark: Benchmark) -> list[Problem]:
         InputError: the file is missing or empty, a line is not an object of the expected fields,
             an id occurs twice, or a selection problem brings no candidates.
     """
-    with contextlib.closing(_read_lines(benchmark.path, dict[str, Any])) as lines:
+    with contextlib.closing(read_rows(benchmark.path, dict[str, Any])) as lines:
         wanted = itertools.islice(lines, benchmark.limit)
         problems = [_complete(record, benchmark, line) for line, record in wanted]
     if not problems:
@@ -167,12 +202,12 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
         InputError: it is missing, or a line is damaged; names line and field.
     """
-    return [row for _, row in _read_lines(path, Prediction)]
+    return [row for _, row in read_rows(path, Prediction)]
 
 
 def read_grades(path: Path) -> list[Grade]:
     """Read a finished grades file; raises ``InputError`` as ``read_predictions`` does."""
-    return [row for _, row in _read_lines(path, Grade)]
+    return [row for _, row in read_rows(path, Grade)]
 
 
 def read_summary(folder: Path) -> Summary:
@@ -197,7 +232,12 @@ def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
             file.write(_encoder.encode(row) + b"\n")
 
 
-def _read_lines(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
+def read_rows(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
+    """Yield line number and object of every line that is not blank.
+
+    Raises:
+        InputError: the file is missing or a folder, or a line is damaged; names line and field.
+    """
     try:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):
@@ -232,7 +272,7 @@ def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Proble
     budget = row.total_code_executions
     if not str(row.expected_answer).strip():
         raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
-    if mode == "genselect" and not row.candidates:
+    if mode == "genselect" and row.candidates is None:
         problem = "candidates is missing; list the answers to choose from"
         raise InputError.at(benchmark.path, line, problem)
     if budget is not None and budget < 0:
@@ -246,6 +286,7 @@ def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Proble
         expected_answer=str(row.expected_answer),
         total_code_executions=budget,
         candidates=row.candidates or [],
+        group=None if row.group is None else str(row.group),
         line=line,
         record=record,
     )
