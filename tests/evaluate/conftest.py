@@ -10,8 +10,11 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from longrun.config.stages import GenerateConfig
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation, Prompt
+from longrun.formats.predictions import MODELS_NAME, write_rows
+from longrun.formats.stage import open_stage
 from longrun.formats.tokenizer_folder import save_tokenizer
 from longrun.formats.tokens import ExactTokenizer
 
@@ -122,6 +125,34 @@ def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / name
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
+
+    return write
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """Write what ``generate`` would have written."""
+
+    def write(name, benchmarks, **options):
+        folder = tmp_path / name
+        config = GenerateConfig.parse(
+            {
+                "output_dir": str(folder),
+                "models": {"unread": __file__},
+                "benchmarks": [{"name": name, "path": __file__} for name in benchmarks],
+                **options,
+            },
+            "generate",
+        )
+        with open_stage("generate", config) as stage:
+            for benchmark, models in benchmarks.items():
+                for label, rows in models.items():
+                    (folder / label).mkdir(exist_ok=True)
+                    write_rows(folder / label / f"{benchmark}.jsonl", rows)
+            labels = list(next(iter(benchmarks.values())))
+            (folder / MODELS_NAME).write_text(json.dumps(labels))
+            stage.finish(counts={})
+        return folder
 
     return write
 

@@ -2,17 +2,14 @@ import json
 
 import pytest
 
-from longrun.config.stages import EvaluateConfig, GenerateConfig
+from longrun.config.stages import EvaluateConfig
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run
 from longrun.formats.predictions import (
-    MODELS_NAME,
     Prediction,
     read_grades,
     read_summary,
-    write_rows,
 )
-from longrun.formats.stage import open_stage
 
 
 def predict(name, generation, **changes):
@@ -52,33 +49,6 @@ CHOICES = {
         for name, chosen in (("a", 1), ("b", 0), ("c", 9))
     ]
 }
-
-
-@pytest.fixture
-def generated(tmp_path):
-    """Write what ``generate`` would have written."""
-
-    def write(name, benchmarks):
-        folder = tmp_path / name
-        config = GenerateConfig.parse(
-            {
-                "output_dir": str(folder),
-                "models": {"unread": __file__},
-                "benchmarks": [{"name": name, "path": __file__} for name in benchmarks],
-            },
-            "generate",
-        )
-        with open_stage("generate", config) as stage:
-            for benchmark, models in benchmarks.items():
-                for label, rows in models.items():
-                    (folder / label).mkdir(exist_ok=True)
-                    write_rows(folder / label / f"{benchmark}.jsonl", rows)
-            labels = list(next(iter(benchmarks.values())))
-            (folder / MODELS_NAME).write_text(json.dumps(labels))
-            stage.finish(counts={})
-        return folder
-
-    return write
 
 
 def evaluate(tmp_path, *folders, name="out"):

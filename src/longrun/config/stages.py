@@ -333,6 +333,9 @@ class GenerateConfig(StageConfig):
     """Isolation and limits of code that a model writes."""
     seed: NonNegativeInt = 0
     """Decides the samples when ``temperature`` is above 0."""
+    chunk: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None = None
+    """``2/8``: only every eighth problem, from the second on; for several jobs, whose outputs
+    ``evaluate`` joins. Null: all problems."""
     batch_size: PositiveInt = execution(64)
     """Solutions that are generated at the same time."""
 
@@ -343,6 +346,40 @@ class GenerateConfig(StageConfig):
             if names.count(name) > 1:
                 raise ValueError(f"two benchmarks are called {name!r}; rename one")
         return self
+
+    @model_validator(mode="after")
+    def _chunk_exists(self) -> "GenerateConfig":
+        place, _, total = (self.chunk or "1/1").partition("/")
+        if int(place) > int(total):
+            raise ValueError(f"chunk {self.chunk}: there is no chunk {place} of {total}")
+        return self
+
+
+class GroupCandidatesConfig(StageConfig):
+    """Write selection problems (GenSelect) from sampled solutions: groups to choose from."""
+
+    predictions: Paths = source()
+    """Output folders of ``generate`` with several samples per problem."""
+    prompt: str = "selection"
+    """Name of the built-in prompt or a YAML file with the texts ``solution`` and ``user``."""
+    group_size: Annotated[int, Field(ge=2, le=32)] = 16
+    """Candidates in one prompt; all of them where a problem has fewer."""
+    repeats: PositiveInt = 64
+    """Groups per problem; the choices of all of them vote."""
+    summary_chars: PositiveInt = 3000
+    """Of a longer summary the end is shown, cut at a paragraph."""
+    seed: NonNegativeInt = 0
+    """Decides which candidates meet in a group, and their order."""
+
+    def inputs(self) -> dict[str, list[Path]]:
+        """Add the prompt file: its text decides the output."""
+        named = {"prompt": [Path(self.prompt)]} if is_prompt_file(self.prompt) else {}
+        return {**super().inputs(), **named}
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out where a prompt file lies."""
+        named = {"prompt": "file"} if is_prompt_file(self.prompt) else {}
+        return {**super().identity(), **named}
 
 
 class EvaluateConfig(StageConfig):
@@ -373,6 +410,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "train": TrainConfig,
     "average": AverageConfig,
     "generate": GenerateConfig,
+    "group_candidates": GroupCandidatesConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
 }

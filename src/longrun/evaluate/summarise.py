@@ -160,7 +160,7 @@ def majority_credit(grades: Sequence[Grade]) -> float:
 def count_votes(grades: Sequence[Grade]) -> tuple[int, list[int], int]:
     """Return the votes for the right answer, for each wrong one, and the samples without any."""
     votes = Counter(
-        wrong_class(grade.predicted_answer)
+        answer_class(grade.predicted_answer)
         for grade in grades
         if grade.predicted_answer is not None and not grade.correct
     )
@@ -168,8 +168,8 @@ def count_votes(grades: Sequence[Grade]) -> tuple[int, list[int], int]:
     return right, list(votes.values()), len(grades) - right - votes.total()
 
 
-def wrong_class(answer: str) -> Fraction | tuple[str]:
-    """Return what two wrong answers have in common when they say the same."""
+def answer_class(answer: str) -> Fraction | tuple[str]:
+    """Return what two answers have in common when they say the same number or the same text."""
     number = read_number(answer)
     return (normalise(answer),) if number is None else number.value
 

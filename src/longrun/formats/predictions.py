@@ -225,7 +225,7 @@ def read_summary(folder: Path) -> Summary:
         raise InputError.at(path, None, f"is damaged ({error}); run evaluate again") from None
 
 
-def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
+def write_rows(path: Path, rows: Iterable[msgspec.Struct | dict[str, Any]]) -> None:
     """Write one JSON object per line to ``path``, whole or not at all."""
     with atomic_file(path) as file:
         for row in rows:
