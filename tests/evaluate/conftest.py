@@ -18,6 +18,7 @@ from longrun.formats.stage import open_stage
 from longrun.formats.tokenizer_folder import save_tokenizer
 from longrun.formats.tokens import ExactTokenizer
 
+torch.set_num_threads(1)  # models this small gain nothing from more, and wait for them under load
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -98,7 +98,7 @@ def test_a_finished_stage_does_nothing(configure):
     assert run(config) == run(config)
 
 
-def test_a_torn_batch_is_made_again_and_the_file_is_the_same(configure, monkeypatch):
+def test_a_torn_line_is_made_again_and_the_file_is_the_same(configure, monkeypatch):
     whole, torn = configure("whole"), configure("torn")
     run(whole)
 
@@ -111,7 +111,7 @@ def test_a_torn_batch_is_made_again_and_the_file_is_the_same(configure, monkeypa
             run(torn)
     path = torn.output_dir / "base" / "sums.unfinished"
     content = path.read_bytes()
-    assert content.count(b"\n") == 3
+    assert content.count(b"\n") == 12
     path.write_bytes(content[: len(content) // 2])
     run(torn)
     final = "base/sums.jsonl"
@@ -249,6 +249,6 @@ def test_settings_that_cannot_work_are_named(configure, options, message):
 def test_a_bad_benchmark_is_found_before_a_model_is_loaded(configure, tmp_path, monkeypatch):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ROWS[0]) + '\n{"problem": ')
-    monkeypatch.setattr("longrun.evaluate.generate.BatchDecoder", None)
+    monkeypatch.setattr("longrun.evaluate.generate.ContinuousDecoder", None)
     with pytest.raises(InputError, match=r"bad.jsonl:2: is not a whole JSON object"):
         run(configure(benchmarks=[{"name": "bad", "path": str(path)}]))

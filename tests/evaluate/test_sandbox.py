@@ -295,11 +295,11 @@ def test_an_error_is_shown_without_the_frames_of_the_worker(sandboxes, mode):
 
 
 @pytest.mark.parametrize("mode", BOTH)
-def test_blocks_run_side_by_side_and_come_back_in_order(sandboxes, mode):
+def test_blocks_of_several_sessions_run_side_by_side(sandboxes, mode):
     sandbox = sandboxes(mode)
     sessions = [sandbox.open_session() for _ in range(6)]
-    results = sandbox.run_all([(session, str(n)) for n, session in enumerate(sessions)])
-    assert [result.text for result in results] == [f"{n}\n" for n in range(6)]
+    results = [sandbox.submit(session, str(n)) for n, session in enumerate(sessions)]
+    assert [result.result().text for result in results] == [f"{n}\n" for n in range(6)]
     for session in sessions:
         session.close()
 

@@ -1,13 +1,13 @@
 """Stage ``generate``: sample solutions of benchmark problems from one or more models.
 
-For each model and benchmark, prompts are sorted by length into batches; a batch is written in
-rounds (see ``decoding``) with its code calls run between rounds (``code_calls``). Finished batches
-are appended to ``LABEL/BENCHMARK.unfinished`` and survive a kill; when all are there, the
-sorted predictions are put in place as ``LABEL/BENCHMARK.jsonl``. A run that was killed and started
-again writes the same bytes as one that was not, as long as code and machine are deterministic.
+For each model and benchmark the missing solutions are written continuously (see ``decoding``), with
+their code calls beside (``code_calls``). A finished solution is appended to
+``LABEL/BENCHMARK.unfinished`` at once and survives a kill; when all are there, the sorted
+predictions are put in place as ``LABEL/BENCHMARK.jsonl``.
 
-Greedy or sampled, a solution depends on the model, its problem, its sample number and the seed.
-Other problems in the batch change it only through rounding; so may another ``batch_size``.
+Greedy or sampled, a solution depends on the model, its problem, its sample number and the seed, and
+on nothing else (see ``decoding`` for where that is exact). So a run that was killed and started
+again writes the same bytes as one that was not, as long as the code that it runs is deterministic.
 It never grades.
 """
 
@@ -22,8 +22,9 @@ import numpy as np
 
 from longrun.config.stages import Benchmark, GenerateConfig
 from longrun.errors import ConfigError, InputError
+from longrun.evaluate.chunks import split_chunk
 from longrun.evaluate.code_calls import CodeCalls
-from longrun.evaluate.decoding import BatchDecoder
+from longrun.evaluate.decoding import ContinuousDecoder
 from longrun.evaluate.prompting import CONFIG_NAME, Prompter, check_model_folder, find_conversation
 from longrun.evaluate.sandbox import Sandbox
 from longrun.evaluate.solutions import Solution
@@ -44,6 +45,8 @@ from longrun.formats.stage import open_stage
 
 log = logging.getLogger(__name__)
 Problems = dict[str, list[Problem]]
+Missing = tuple[Problem, int, list[int]]
+"""A problem, the number of a sample, and the tokens of the prompt."""
 
 
 def run(config: GenerateConfig) -> Manifest:
@@ -57,7 +60,11 @@ def run(config: GenerateConfig) -> Manifest:
     with open_stage("generate", config) as stage, ExitStack() as stack:
         if stage.finished is not None:
             return stage.finished
-        problems = {entry.name: read_benchmark(entry) for entry in config.benchmarks}
+        place, total_chunks = split_chunk(config.chunk)
+        problems = {
+            entry.name: read_benchmark(entry)[place - 1 :: total_chunks]
+            for entry in config.benchmarks
+        }
         models = _find_models(config)
         prompters = {label: _open_prompter(config, folder) for label, folder in models.items()}
         for prompter in prompters.values():
@@ -88,7 +95,7 @@ class _Writer:
         self._config = config
         self._model = model
         self._prompter = prompter
-        self._decoder: BatchDecoder | None = None
+        self._decoder: ContinuousDecoder | None = None
         self._calls = None
         if sandbox is not None:
             style = prompter.conversation.code
@@ -103,49 +110,59 @@ class _Writer:
             unfinished.remove()
             progress.advance(len(problems) * self._config.samples)
             return
-        done = {(row.id, row.sample) for row in unfinished.found}
-        progress.advance(len(done))
         rows = list(unfinished.found)
-        for batch in self._batches(benchmark, problems, done):
-            predictions = self._write_batch(batch)
-            unfinished.add(predictions)
-            rows += predictions
-            progress.advance(len(batch))
+        progress.advance(len(rows))
+        missing = self._missing(benchmark, problems, {(row.id, row.sample) for row in rows})
+        if missing:
+            for prediction in self._write(benchmark, missing):
+                unfinished.add(prediction)
+                rows.append(prediction)
+                progress.advance()
         order = {problem.id: index for index, problem in enumerate(problems)}
         rows.sort(key=lambda row: (order[row.id], row.sample))
         write_rows(path, rows)
         unfinished.remove()
 
-    def _batches(
+    def _missing(
         self, benchmark: Benchmark, problems: Sequence[Problem], done: set[tuple[str, int]]
-    ) -> Iterator[list[Solution]]:
-        """Yield missing solutions, longest prompts first: what needs most memory fails at once."""
+    ) -> list[Missing]:
+        """Return what is to be written, longest prompts first: what needs most memory comes first.
+
+        Samples of one problem stand together and share the reading of its prompt.
+        """
         prompts = [
             (problem, self._prompter.encode_prompt(problem, benchmark.path)) for problem in problems
         ]
-        missing = [
+        return [
             (problem, sample, prompt)
             for problem, prompt in sorted(prompts, key=lambda entry: -len(entry[1]))
             for sample in range(self._config.samples)
             if (problem.id, sample) not in done
         ]
-        for start in range(0, len(missing), self._config.batch_size):
-            batch = missing[start : start + self._config.batch_size]
-            yield [self._begin(benchmark, *entry) for entry in batch]
+
+    def _write(self, benchmark: Benchmark, missing: Sequence[Missing]) -> Iterator[Prediction]:
+        decoder = self._loaded()
+        for problem, _, prompt in missing:
+            if len(prompt) >= decoder.max_positions:
+                raise InputError.at(
+                    benchmark.path,
+                    problem.line,
+                    f"the prompt has {len(prompt)} tokens and the model {self._model} has"
+                    f" {decoder.max_positions} positions; leave it out or extend the model",
+                )
+        solutions = (self._begin(benchmark, *entry) for entry in missing)
+        for solution in decoder.write(solutions, self._calls):
+            if self._calls is not None:
+                self._calls.close(solution)
+            self._close(decoder, solution)
+            yield solution.as_prediction()
 
     def _begin(
         self, benchmark: Benchmark, problem: Problem, sample: int, prompt: list[int]
     ) -> Solution:
-        room = self._loaded().max_positions - len(prompt)
-        if room < 1:
-            raise InputError.at(
-                benchmark.path,
-                problem.line,
-                f"the prompt has {len(prompt)} tokens and the model {self._model} has"
-                f" {len(prompt) + room} positions; leave the problem out or extend the model",
-            )
         identity = f"{self._config.seed} {benchmark.name} {problem.id} {sample}"
         digest = hashlib.sha256(identity.encode()).digest()
+        room = self._loaded().max_positions - len(prompt)
         return Solution(
             problem=problem,
             sample=sample,
@@ -155,43 +172,17 @@ class _Writer:
             rng=np.random.default_rng(int.from_bytes(digest[:16])),
         )
 
-    def _write_batch(self, batch: Sequence[Solution]) -> list[Prediction]:
-        decoder = self._loaded()
-        plain = [solution for solution in batch if solution.problem.mode != "tir"]
-        coding = [solution for solution in batch if solution.problem.mode == "tir"]
-        if plain:
-            decoder.write(plain, lambda _: False)
-        if coding and self._calls is not None:
-            self._write_with_code(decoder, coding, self._calls)
-        for solution in batch:
-            self._close(decoder, solution)
-        return [solution.as_prediction() for solution in batch]
-
-    def _write_with_code(
-        self, decoder: BatchDecoder, batch: Sequence[Solution], calls: CodeCalls
-    ) -> None:
-        """Write in rounds; every session ends with its solution, whatever happens."""
-        going = list(batch)
-        try:
-            while going:
-                decoder.write(going, calls.ends_segment)
-                calls.answer([solution for solution in going if solution.finish is None])
-                going = [solution for solution in going if solution.finish is None]
-        finally:
-            for solution in batch:
-                calls.close(solution)
-
-    def _close(self, decoder: BatchDecoder, solution: Solution) -> None:
+    def _close(self, decoder: ContinuousDecoder, solution: Solution) -> None:
         """Take the last segment into the parts, without the stop token."""
         segment = solution.segment
         if segment and segment[-1] in decoder.stop_ids:
             segment = segment[:-1]
         solution.append([(None, self._prompter.decode(segment))], solution.segment)
 
-    def _loaded(self) -> BatchDecoder:
+    def _loaded(self) -> ContinuousDecoder:
         if self._decoder is None:
             log.info("generate: loading %s", self._model)
-            self._decoder = BatchDecoder(self._model, self._config, self._prompter.stop_id)
+            self._decoder = ContinuousDecoder(self._model, self._config, self._prompter.stop_id)
         return self._decoder
 
 

@@ -39,6 +39,11 @@ class Solution:
     code_errors: int = 0
 
     @property
+    def text(self) -> list[int]:
+        """Everything that the model reads: prompt and tokens."""
+        return self.prompt + self.tokens
+
+    @property
     def segment(self) -> list[int]:
         """Tokens of the segment that the model is writing."""
         return self.tokens[self.segment_start :]
