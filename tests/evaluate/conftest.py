@@ -158,6 +158,32 @@ def generated(tmp_path):
     return write
 
 
+@pytest.fixture(scope="session")
+def tool_user(make_model, tokenizer, conversation):
+    """A model that has memorised one solution with two code calls; the outputs are not its own."""
+    code = conversation.code
+    solution = [
+        "<think>\n",
+        "<tool_call>\nx = 6\n</tool_call>\n",
+        code.format_output(""),
+        code.format_notice(1),
+        "<tool_call>\nprint(x * 7)\n</tool_call>\n",
+        code.format_output("42\n"),
+        code.format_notice(0),
+        "</think>\n",
+        "The answer is \\boxed{42}.",
+    ]
+    tokens = [token for piece in solution for token in tokenizer.encode_text(piece)]
+    prompts = [
+        tokenizer.encode_prompt(
+            conversation, "tir", {"problem": "Find 6 * 7.", "total_code_executions": budget}
+        )
+        for budget in (2, 0)
+    ]
+    memorised = [[*prompt, *tokens, tokenizer.stop_id] for prompt in prompts]
+    return make_model(memorised), solution, len(tokens) + 1
+
+
 def _memorise(model: Qwen2ForCausalLM, sequences: list[list[int]]) -> None:
     longest = max(map(len, sequences))
     tokens = torch.full((len(sequences), longest), 2)

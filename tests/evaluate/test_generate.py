@@ -141,32 +141,6 @@ def test_killed_at_any_instant_and_run_again_gives_the_same_file(configure):
     assert (killed.output_dir / final).read_bytes() == (whole.output_dir / final).read_bytes()
 
 
-@pytest.fixture(scope="session")
-def tool_user(make_model, tokenizer, conversation):
-    """A model that has memorised one solution with two code calls; the outputs are not its own."""
-    code = conversation.code
-    solution = [
-        "<think>\n",
-        "<tool_call>\nx = 6\n</tool_call>\n",
-        code.format_output(""),
-        code.format_notice(1),
-        "<tool_call>\nprint(x * 7)\n</tool_call>\n",
-        code.format_output("42\n"),
-        code.format_notice(0),
-        "</think>\n",
-        "The answer is \\boxed{42}.",
-    ]
-    tokens = [token for piece in solution for token in tokenizer.encode_text(piece)]
-    prompts = [
-        tokenizer.encode_prompt(
-            conversation, "tir", {"problem": "Find 6 * 7.", "total_code_executions": budget}
-        )
-        for budget in (2, 0)
-    ]
-    memorised = [[*prompt, *tokens, tokenizer.stop_id] for prompt in prompts]
-    return make_model(memorised), solution, len(tokens) + 1
-
-
 def test_a_model_uses_the_tool_as_it_was_trained_to(configure, write_benchmark, tool_user):
     model, solution, num_tokens = tool_user
     row = {"problem": "Find 6 * 7.", "expected_answer": "42", "total_code_executions": 2}

@@ -308,6 +308,41 @@ class SandboxSettings(Settings):
     """Longer output is cut, as the model would see it."""
 
 
+class EndpointSettings(Settings):
+    """How a server with the OpenAI completions interface is asked."""
+
+    url: str | None = execution(None)
+    """Address up to ``/v1``, as ``http://127.0.0.1:8000/v1``; for engine ``endpoint``."""
+    model: str | None = None
+    """What the server calls the model; null: the label under ``models``."""
+    send: Literal["tokens", "text"] = "tokens"
+    """Form of the prompt. ``text`` for servers that take no token ids."""
+    api_key_variable: str = execution("LONGRUN_API_KEY")
+    """Environment variable with the key; without it requests carry none."""
+    concurrency: PositiveInt = execution(32)
+    """Solutions that are asked for at the same time."""
+    requests_per_minute: PositiveInt | None = execution(None)
+    """Rate limit; null: none."""
+    timeout_seconds: Positive = execution(600.0)
+    """Patience with one request."""
+    attempts: PositiveInt = execution(6)
+    """Tries of one request, with growing pauses between them."""
+    max_failed_share: Share = execution(0.0)
+    """Solutions that may fail for good; with more the stage ends with an error, and running it
+    again asks for these only."""
+
+
+class ServerSettings(Settings):
+    """The inference server that engines ``vllm`` and ``sglang`` start for each model."""
+
+    command: list[str] | None = execution(None)
+    """Words of another command, with ``{model}``, ``{name}`` and ``{port}``; null: the engine's."""
+    arguments: list[str] = execution([])
+    """Words added to the command, as ``--tensor-parallel-size`` and ``8``."""
+    start_seconds: Positive = execution(1200.0)
+    """Patience with the start of the server."""
+
+
 class GenerateConfig(StageConfig):
     """Sample solutions of benchmark problems from one or more models."""
 
@@ -331,13 +366,19 @@ class GenerateConfig(StageConfig):
     """Code budget of problems that do not bring their own ``total_code_executions``."""
     sandbox: SandboxSettings = SandboxSettings()
     """Isolation and limits of code that a model writes."""
+    engine: Literal["built-in", "endpoint", "vllm", "sglang"] = "built-in"
+    """What writes: Longrun itself, a server that is running, or one that Longrun starts."""
+    endpoint: EndpointSettings = EndpointSettings()
+    """How servers are asked."""
+    server: ServerSettings = ServerSettings()
+    """How servers are started."""
     seed: NonNegativeInt = 0
     """Decides the samples when ``temperature`` is above 0."""
     chunk: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None = None
     """``2/8``: only every eighth problem, from the second on; for several jobs, whose outputs
     ``evaluate`` joins. Null: all problems."""
     batch_size: PositiveInt = execution(64)
-    """Solutions that are generated at the same time."""
+    """Solutions that the built-in engine writes at the same time."""
 
     @model_validator(mode="after")
     def _benchmarks_differ(self) -> "GenerateConfig":
@@ -345,6 +386,12 @@ class GenerateConfig(StageConfig):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two benchmarks are called {name!r}; rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_has_an_address(self) -> "GenerateConfig":
+        if self.engine == "endpoint" and not (self.endpoint.url or "").startswith("http"):
+            raise ValueError("engine endpoint needs endpoint.url, as http://127.0.0.1:8000/v1")
         return self
 
     @model_validator(mode="after")

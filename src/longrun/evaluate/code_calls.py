@@ -100,6 +100,16 @@ class CodeCalls:
         code = self._call_of(solution).code
         self._running[self._sandbox.submit(self._session(solution), code)] = solution
 
+    @property
+    def running(self) -> set[Future[Execution]]:
+        """Return the calls that run."""
+        return set(self._running)
+
+    @property
+    def has_answers(self) -> bool:
+        """Say whether ``collect`` has something at once, without any call having ended."""
+        return bool(self._answered)
+
     def collect(self, *, wait: bool) -> list[Solution]:
         """Return the solutions whose calls have ended, with output and notice appended.
 

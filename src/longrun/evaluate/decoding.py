@@ -28,7 +28,7 @@ from longrun.evaluate.cached_model import CachedModel, read_stop_ids
 from longrun.evaluate.code_calls import CodeCalls
 from longrun.evaluate.key_values import Table, room_for
 from longrun.evaluate.sampling import choose_by_chance, choose_greedy
-from longrun.evaluate.solutions import Solution
+from longrun.evaluate.solutions import Failure, Solution
 
 _READ_TOKENS = 2048
 """Unread tokens taken into one step; a longer text is read without others."""
@@ -84,6 +84,9 @@ class _Shelf:
 class ContinuousDecoder:
     """A model in memory, ready to write."""
 
+    failures: Sequence[Failure] = ()
+    """A model in memory gives every solution."""
+
     def __init__(self, folder: Path, config: GenerateConfig, stop_id: int) -> None:
         """Load the model at ``folder`` and check whether its rows are independent.
 
@@ -97,7 +100,6 @@ class ContinuousDecoder:
         """Prompts that were read -> keys and values, and logits of the next token."""
         self.stop_ids = frozenset({stop_id}) | read_stop_ids(folder)
         """The conversation's stop token and what the model itself calls an end."""
-        self.max_positions = self._model.arch.max_positions
         if self._model.is_independent():
             log.info("generate: a row's bits do not depend on the batch (checked on this model)")
         else:

@@ -17,6 +17,15 @@ Part = tuple[SpanKind | None, str]
 """A piece of text; None: written by the model as running text, named at the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A solution that could not be had."""
+
+    id: str
+    sample: int
+    why: str
+
+
 @dataclass(slots=True)
 class Solution:
     """One sample of one problem."""
