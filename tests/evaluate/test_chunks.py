@@ -84,7 +84,7 @@ def test_the_same_chunk_twice_is_refused(configure):
     chunks = [configure(f"again-{n}", chunk="1/2") for n in (1, 2)]
     for config in chunks:
         run(config)
-    with pytest.raises(InputError, match="also in .*different labels"):
+    with pytest.raises(InputError, match=r"also in .*different labels"):
         find_predictions([config.output_dir for config in chunks])
 
 

@@ -4,7 +4,8 @@ from longrun.config.stages import Benchmark, EvaluateConfig, GroupCandidatesConf
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run as evaluate
 from longrun.evaluate.group_candidates import cut_summary, find_candidate, run
-from longrun.formats.predictions import Prediction, read_benchmark, read_summary
+from longrun.formats.benchmarks import read_benchmark
+from longrun.formats.predictions import Prediction, read_summary
 
 
 def predict(name, generation, sample=0, **changes):

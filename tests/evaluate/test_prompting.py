@@ -6,7 +6,7 @@ import pytest
 from longrun.config.stages import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
-from longrun.formats.predictions import read_benchmark
+from longrun.formats.benchmarks import read_benchmark
 
 
 @pytest.fixture

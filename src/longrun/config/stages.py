@@ -4,12 +4,14 @@ A class says what its stage may be told and within which bounds. Checks that nee
 second stage live where both are at hand.
 """
 
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.base import Settings, StageConfig, execution, nearest, source
 from longrun.config.filters import Filter
 
 Mode = Literal["cot", "tir", "genselect"]
@@ -292,6 +294,40 @@ class Benchmark(Settings):
     mode: Mode = "cot"
     limit: PositiveInt | None = None
     """Use only the first problems; null: all."""
+    like: str | None = execution(None)
+    """Name of a known benchmark (aime24, aime25, comp-math-24-25, math-500, gsm8k), or a YAML file,
+    that gives the settings below."""
+    problems: PositiveInt | None = None
+    """Problems that the file must hold; null: any number."""
+    columns: dict[str, list[str]] = {}
+    """Expected column -> columns of the file that may stand for it where it is missing."""
+    answer_after: str | None = None
+    """The answer is what stands behind the last of these marks, as ``####``; null: all of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_known_settings(cls, values: Any) -> Any:
+        like = values.get("like") if isinstance(values, dict) else None
+        return values if like is None else {**known_benchmark(str(like)), **values}
+
+
+def known_benchmark(name: str) -> dict[str, Any]:
+    """Return the settings that a known benchmark, or a YAML file of one, gives.
+
+    Raises:
+        ValueError: there is none of that name, or the file is no mapping.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        given = yaml.safe_load(path.read_text()) if path.is_file() else None
+        if not isinstance(given, dict):
+            raise ValueError(f"like {name}: is no YAML file with the settings of a benchmark")
+        return given
+    text = resources.files("longrun.config").joinpath("benchmarks.yaml").read_text()
+    known: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    if name not in known:
+        raise ValueError(f"like {name!r}: {nearest(name, list(known))}")
+    return known[name]
 
 
 class SandboxSettings(Settings):

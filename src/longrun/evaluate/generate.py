@@ -35,13 +35,13 @@ from longrun.evaluate.sandbox import Sandbox
 from longrun.evaluate.solutions import Failure, Solution
 from longrun.evaluate.unfinished import UnfinishedPredictions
 from longrun.formats.atomic import write_text
+from longrun.formats.benchmarks import read_benchmark
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
     MODELS_NAME,
     Prediction,
     Problem,
-    read_benchmark,
     read_predictions,
     write_rows,
 )

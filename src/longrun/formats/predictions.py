@@ -1,18 +1,16 @@
-"""Benchmarks, predictions and grades as JSON lines: what generation and evaluation hand over.
+"""Problems, predictions and grades as JSON lines: what generation and evaluation hand over.
 
 One line is one object. Readers check every field and name file, line and field of the first that
 is wrong; writers put a whole file in place at once. It never decides whether an answer is right.
 """
 
-import contextlib
-import itertools
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from longrun.config.stages import Benchmark, Mode
+from longrun.config.stages import Mode
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 
@@ -24,21 +22,6 @@ MODELS_NAME = "models.json"
 SUMMARY_NAME = "summary.json"
 Row = TypeVar("Row")
 _encoder = msgspec.json.Encoder()
-
-
-class BenchmarkRow(msgspec.Struct, kw_only=True):
-    """The columns of a problem that Longrun knows; a prompt may need others."""
-
-    problem: str
-    expected_answer: str | int | float
-    id: str | int | None = None
-    mode: Mode | None = None
-    source: str | None = None
-    total_code_executions: int | None = None
-    candidates: list[str] | None = None
-    """Final answers of the solutions to choose from, in the order of the prompt."""
-    group: str | int | None = None
-    """Selection rows that vote together: the id of the problem whose solutions they judge."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,31 +154,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The same figures for every source and mode of benchmarks that mix several."""
 
 
-def read_benchmark(benchmark: Benchmark) -> list[Problem]:
-    """Read the problems of ``benchmark``, at most ``limit`` of them.
-
-    Raises:
-        InputError: the file is missing or empty, a line is not an object of the expected fields,
-            an id occurs twice, or a selection problem brings no candidates.
-    """
-    with contextlib.closing(read_rows(benchmark.path, dict[str, Any])) as lines:
-        wanted = itertools.islice(lines, benchmark.limit)
-        problems = [_complete(record, benchmark, line) for line, record in wanted]
-    if not problems:
-        raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
-    seen: dict[str, int] = {}
-    for problem in problems:
-        if problem.id in seen:
-            raise InputError.at(
-                benchmark.path,
-                problem.line,
-                f"id: {problem.id!r} is also the id in line {seen[problem.id]};"
-                " make ids unique or leave them out",
-            )
-        seen[problem.id] = problem.line
-    return problems
-
-
 def read_predictions(path: Path) -> list[Prediction]:
     """Read a finished predictions file.
 
@@ -242,7 +200,7 @@ def read_rows(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):
                 if text.strip():
-                    yield line, _convert(_parse(text, path, line), kind, path, line)
+                    yield line, convert_row(_parse(text, path, line), kind, path, line)
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; name a JSONL file") from None
     except IsADirectoryError:
@@ -257,36 +215,10 @@ def _parse(text: bytes, path: Path, line: int) -> Any:
         raise InputError.at(path, line, problem) from None
 
 
-def _convert(value: Any, kind: type[Row], path: Path, line: int) -> Row:
+def convert_row(value: Any, kind: type[Row], path: Path, line: int) -> Row:
     """Check the fields; JSON's arrays may stand for tuples."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "").replace("Object missing required", "has no")
         raise InputError.at(path, line, f"{reason}; add or mend the field") from None
-
-
-def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Problem:
-    row = _convert(record, BenchmarkRow, benchmark.path, line)
-    mode = row.mode or benchmark.mode
-    budget = row.total_code_executions
-    if not str(row.expected_answer).strip():
-        raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
-    if mode == "genselect" and row.candidates is None:
-        problem = "candidates is missing; list the answers to choose from"
-        raise InputError.at(benchmark.path, line, problem)
-    if budget is not None and budget < 0:
-        problem = f"total_code_executions is {budget}; it must be at least 0"
-        raise InputError.at(benchmark.path, line, problem)
-    return Problem(
-        id=f"{benchmark.name}-{line}" if row.id is None else str(row.id),
-        mode=mode,
-        source=row.source or benchmark.name,
-        problem=row.problem,
-        expected_answer=str(row.expected_answer),
-        total_code_executions=budget,
-        candidates=row.candidates or [],
-        group=None if row.group is None else str(row.group),
-        line=line,
-        record=record,
-    )
