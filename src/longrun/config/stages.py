@@ -465,6 +465,15 @@ class GroupCandidatesConfig(StageConfig):
         return {**super().identity(), **named}
 
 
+class JudgeSettings(Settings):
+    """A language model that decides what comparison cannot."""
+
+    endpoint: EndpointSettings = EndpointSettings()
+    """The server with the OpenAI chat interface; ``url`` and ``model`` are needed."""
+    max_tokens: PositiveInt = 2048
+    """Bound of one judgement."""
+
+
 class EvaluateConfig(StageConfig):
     """Grade predictions and summarise them with error bars."""
 
@@ -473,6 +482,8 @@ class EvaluateConfig(StageConfig):
     rewards: Annotated[list[Path], BeforeValidator(_as_list)] = source([])
     """JSONL with ``model``, ``benchmark``, ``id``, ``sample`` and ``reward``: adds the score of the
     sample with the highest reward."""
+    judge: JudgeSettings | None = None
+    """Ask a language model about answers that comparison did not find equal; null: never."""
 
 
 class ReportConfig(StageConfig):

@@ -17,6 +17,7 @@ from longrun.config.stages import EvaluateConfig
 from longrun.evaluate.answers import extract_answer
 from longrun.evaluate.chunks import find_predictions, read_joined
 from longrun.evaluate.grade import Grader, Judgement
+from longrun.evaluate.judge import Judge
 from longrun.evaluate.rewards import Key, read_rewards
 from longrun.evaluate.summarise import Rewards, difference, summarise, summarise_parts
 from longrun.evaluate.tables import summary_markdown
@@ -55,17 +56,19 @@ def run(config: EvaluateConfig) -> Manifest:
             return stage.finished
         predictions = {key: read_joined(paths) for key, paths in files.items()}
         total = sum(map(len, predictions.values()))
+        judge = None if config.judge is None else Judge(config.judge)
         grades: dict[Key, list[Grade]] = {}
         with Grader() as grader, show_progress("evaluate", total, "solutions") as progress:
             for (label, benchmark), rows in predictions.items():
                 path = stage.folder / "grades" / label / f"{benchmark}.jsonl"
                 if not path.exists():
-                    _write_grades(path, grader, rows, progress)
+                    _write_grades(path, (grader, judge), rows, progress)
                 grades[label, benchmark] = read_grades(path)
             summary = _summarise(grader, grades, read_rewards(config.rewards, grades))
         write_text(stage.folder / SUMMARY_NAME, _pretty(summary))
         write_text(stage.folder / MARKDOWN_NAME, summary_markdown(summary))
-        return stage.finish(counts=_count(grades), ledger=_balance(total, grades))
+        counts = _count(grades) | ({} if judge is None else {"not_judged": judge.num_silent})
+        return stage.finish(counts=counts, ledger=_balance(total, grades))
 
 
 def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]:
@@ -96,13 +99,18 @@ def blind_chances(grader: Grader, grades: Sequence[Grade]) -> dict[str, float]:
 
 
 def _write_grades(
-    path: Path, grader: Grader, rows: Sequence[Prediction], progress: Progress
+    path: Path,
+    graders: tuple[Grader, Judge | None],
+    rows: Sequence[Prediction],
+    progress: Progress,
 ) -> None:
+    grader, judge = graders
     path.parent.mkdir(parents=True, exist_ok=True)
     graded: list[Grade] = []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        graded += grade_predictions(grader, chunk)
+        grades = grade_predictions(grader, chunk)
+        graded += grades if judge is None else judge.review(grades)
         progress.advance(len(chunk))
     write_rows(path, graded)
 
