@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qw
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging as transformers_logging
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.evaluate.decoding import ContinuousDecoder
 from longrun.evaluate.solutions import Solution
 from longrun.formats.predictions import Problem

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.evaluate.sandbox import Sandbox
 
 TESTS = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox.py"

@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.predictions import MODELS_NAME, write_rows

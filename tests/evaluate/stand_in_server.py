@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.evaluate.decoding import ContinuousDecoder
 from longrun.evaluate.solutions import Solution
 from longrun.formats.predictions import Problem

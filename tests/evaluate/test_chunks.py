@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longrun.config.stages import EvaluateConfig, GenerateConfig
+from longrun.config.evaluation import EvaluateConfig, GenerateConfig
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.chunks import find_predictions, read_joined, split_chunk
 from longrun.evaluate.evaluate import run as evaluate

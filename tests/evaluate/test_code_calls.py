@@ -3,7 +3,7 @@ import pytest
 from msgspec import structs
 from tokenizers import Tokenizer
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.evaluate.code_calls import CodeCalls, find_call
 from longrun.evaluate.sandbox import Sandbox
 from longrun.evaluate.solutions import Solution

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import InputError
 from longrun.evaluate.cached_model import CachedModel
 from longrun.evaluate.decoding import ContinuousDecoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.stages import EndpointSettings, GenerateConfig
+from longrun.config.evaluation import EndpointSettings, GenerateConfig
 from longrun.errors import ConfigError, ResourceError
 from longrun.evaluate.endpoint import EndpointClient, read_completion
 from longrun.evaluate.generate import run

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longrun.config.stages import EvaluateConfig
+from longrun.config.evaluation import EvaluateConfig
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run
 from longrun.formats.predictions import (

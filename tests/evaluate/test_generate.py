@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.generate import run
 from longrun.formats.predictions import read_predictions
@@ -123,7 +123,7 @@ def test_killed_at_any_instant_and_run_again_gives_the_same_file(configure):
     options = {"samples": 5, "temperature": 1.0, "batch_size": 2}
     whole, killed = configure("whole", **options), configure("killed", **options)
     program = (
-        "import sys; from longrun.config.stages import GenerateConfig;"
+        "import sys; from longrun.config.evaluation import GenerateConfig;"
         " from longrun.evaluate.generate import run;"
         " run(GenerateConfig.model_validate_json(sys.argv[1]))"
     )

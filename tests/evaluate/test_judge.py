@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from longrun.config.stages import EvaluateConfig, JudgeSettings
+from longrun.config.evaluation import EvaluateConfig, JudgeSettings
 from longrun.errors import ConfigError
 from longrun.evaluate.evaluate import run
 from longrun.evaluate.judge import Judge, read_verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.stages import GenerateConfig, ServerSettings
+from longrun.config.evaluation import GenerateConfig, ServerSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.generate import run
 from longrun.evaluate.model_server import ModelServer
@@ -98,7 +98,7 @@ def test_a_server_that_ignores_the_polite_signal_is_killed_with_its_children(
 def test_a_server_does_not_outlive_a_starter_that_was_killed(tmp_path, random_model):
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from longrun.config.stages import ServerSettings\n"
+        "from longrun.config.evaluation import ServerSettings\n"
         "from longrun.evaluate.model_server import ModelServer\n"
         "command = ServerSettings(command=sys.argv[2:], start_seconds=100)\n"
         "server = ModelServer('vllm', command, Path(sys.argv[1]), 'm', Path(sys.argv[1]) / 'l')\n"

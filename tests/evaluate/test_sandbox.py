@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.sandbox import Sandbox
 

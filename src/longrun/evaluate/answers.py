@@ -14,7 +14,7 @@ answer: no "the answer is", no last number. It never grades.
 import re
 from dataclasses import dataclass
 
-from longrun.config.stages import Mode
+from longrun.config.values import Mode
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 """A box that opens, an escaped sign (``\\{`` is no brace), a brace."""

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.evaluate.cached_model import CachedModel, read_stop_ids
 from longrun.evaluate.code_calls import CodeCalls
 from longrun.evaluate.key_values import Table, room_for

@@ -28,7 +28,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
-from longrun.config.stages import EndpointSettings, GenerateConfig
+from longrun.config.evaluation import EndpointSettings, GenerateConfig
 from longrun.errors import ResourceError
 from longrun.evaluate.code_calls import CodeCalls, find_call
 from longrun.evaluate.prompting import Prompter

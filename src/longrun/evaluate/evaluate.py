@@ -13,7 +13,7 @@ from statistics import fmean
 
 import msgspec
 
-from longrun.config.stages import EvaluateConfig
+from longrun.config.evaluation import EvaluateConfig
 from longrun.evaluate.answers import extract_answer
 from longrun.evaluate.chunks import find_predictions, read_joined
 from longrun.evaluate.grade import Grader, Judgement

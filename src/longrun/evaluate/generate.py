@@ -23,7 +23,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from longrun.checkpoint.model_folder import CONFIG_NAME
-from longrun.config.stages import Benchmark, GenerateConfig
+from longrun.config.evaluation import Benchmark, GenerateConfig
 from longrun.errors import ConfigError, InputError, ResourceError
 from longrun.evaluate.chunks import split_chunk
 from longrun.evaluate.code_calls import CodeCalls

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from longrun.config.stages import GroupCandidatesConfig, is_prompt_file
+from longrun.config.evaluation import GroupCandidatesConfig
+from longrun.config.values import is_prompt_file
 from longrun.errors import InputError
 from longrun.evaluate.answers import extract_boxed
 from longrun.evaluate.chunks import Key, find_predictions, read_joined

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from longrun.config.stages import JudgeSettings
+from longrun.config.evaluation import JudgeSettings
 from longrun.errors import ConfigError
 from longrun.evaluate.endpoint import EndpointClient, EndpointError
 from longrun.formats.predictions import Grade

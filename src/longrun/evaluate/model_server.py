@@ -20,7 +20,7 @@ from typing import Self
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from longrun.config.stages import ServerSettings
+from longrun.config.evaluation import ServerSettings
 from longrun.errors import ResourceError
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.isolation import plan_launch
 from longrun.evaluate.sandbox_worker import CUT

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from longrun.config.stages import Benchmark, Mode
+from longrun.config.evaluation import Benchmark
+from longrun.config.values import Mode
 from longrun.errors import InputError
 from longrun.formats.predictions import Problem, convert_row, read_rows
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from longrun.config.stages import Mode
+from longrun.config.values import Mode
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 
