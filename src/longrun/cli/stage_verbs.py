@@ -27,6 +27,7 @@ MODULES = {
     "train": "longrun.train.stage",
     "average": "longrun.checkpoint.average",
     "generate": "longrun.evaluate.generate",
+    "group_candidates": "longrun.evaluate.group_candidates",
     "evaluate": "longrun.evaluate.evaluate",
     "report": "longrun.report.report",
 }

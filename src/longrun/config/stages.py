@@ -17,32 +17,24 @@ from pydantic import (
 )
 
 from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
 from longrun.config.filters import Filter
-
-Mode = Literal["cot", "tir", "genselect"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
+from longrun.config.values import (
+    FolderName,
+    Mode,
+    NonNegative,
+    Paths,
+    Positive,
+    Share,
+    as_list,
+    is_prompt_file,
+)
 
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 
-def is_prompt_file(name: str) -> bool:
-    """Say whether a prompt or template setting names a file rather than a built-in one."""
-    return name.endswith((".yaml", ".yml", ".jinja"))
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path | dict) else value
-
-
 def _as_sources(value: Any) -> Any:
-    return [
-        {"path": entry} if isinstance(entry, str | Path) else entry for entry in _as_list(value)
-    ]
+    return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in as_list(value)]
 
 
 def _check_part(part: str) -> str:
@@ -52,9 +44,6 @@ def _check_part(part: str) -> str:
     if not 1 <= int(number) <= int(num_parts):
         raise ValueError("the first number of a part is at least 1 and at most the second")
     return part
-
-
-Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class SynthesizeConfig(StageConfig):
@@ -123,7 +112,7 @@ class FetchConfig(StageConfig):
 
     dataset: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
     """Name on the Hub, as ``nvidia/OpenMathReasoning``."""
-    splits: Annotated[list[FolderName], BeforeValidator(_as_list), Field(min_length=1)]
+    splits: Annotated[list[FolderName], BeforeValidator(as_list), Field(min_length=1)]
     """Splits to fetch; each becomes a folder of Parquet files."""
     revision: str = "main"
     """Branch, tag or commit; name a commit for a fetch that can be repeated exactly."""
@@ -480,76 +469,6 @@ class AverageConfig(StageConfig):
     """Type of the exported weights; the mean itself is taken in float32."""
 
 
-class Benchmark(Settings):
-    """One set of problems with known answers."""
-
-    name: FolderName
-    """What tables call it."""
-    path: Path = source()
-    """JSONL with ``problem`` and ``expected_answer``, optionally ``id`` and ``source``."""
-    mode: Mode = "cot"
-    limit: PositiveInt | None = None
-    """Use only the first problems; null: all."""
-
-
-class SandboxSettings(Settings):
-    """Where the code that a model writes is run."""
-
-    isolation: Literal["bubblewrap", "process"] = "bubblewrap"
-    """``bubblewrap``: no network, no files but a scratch folder. ``process``: limits on time,
-    memory and output only; for code you trust."""
-    timeout_seconds: Positive = 10.0
-    """Wall time of one code call."""
-    memory_bytes: Annotated[int, Field(ge=1 << 26)] = 2 << 30
-    """Address space of the process that runs the code."""
-    output_chars: PositiveInt = 1000
-    """Longer output is cut, as the model would see it."""
-
-
-class GenerateConfig(StageConfig):
-    """Sample solutions of benchmark problems from one or more models."""
-
-    models: dict[FolderName, Path] = source(min_length=1)
-    """Label -> Hugging Face model folder. A folder of model folders, such as the ``members`` of an
-    average, stands for all of them under their own names."""
-    benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
-    """Sets of problems to solve."""
-    conversation: Path | None = source(None)
-    """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
-    ``conversation.json`` that an exported model carries."""
-    samples: PositiveInt = 1
-    """Solutions per problem."""
-    temperature: NonNegative = 0.0
-    """0: greedy."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample from the most likely tokens that together have this probability."""
-    max_tokens: PositiveInt = 1024
-    """Bound of one solution, tool output included."""
-    max_code_executions: PositiveInt = 8
-    """Code budget of problems that do not bring their own ``total_code_executions``."""
-    sandbox: SandboxSettings = SandboxSettings()
-    """Isolation and limits of code that a model writes."""
-    seed: NonNegativeInt = 0
-    """Decides the samples when ``temperature`` is above 0."""
-    batch_size: PositiveInt = execution(64)
-    """Solutions that are generated at the same time."""
-
-    @model_validator(mode="after")
-    def _benchmarks_differ(self) -> "GenerateConfig":
-        names = [benchmark.name for benchmark in self.benchmarks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two benchmarks are called {name!r}; rename one")
-        return self
-
-
-class EvaluateConfig(StageConfig):
-    """Grade predictions and summarise them with error bars."""
-
-    predictions: Paths = source()
-    """Output folders of ``generate``."""
-
-
 class ReportConfig(StageConfig):
     """Write one self-contained page about a run."""
 
@@ -572,6 +491,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "train": TrainConfig,
     "average": AverageConfig,
     "generate": GenerateConfig,
+    "group_candidates": GroupCandidatesConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
 }

@@ -19,7 +19,7 @@ import yaml
 
 import longrun.formats
 from longrun.config.base import nearest
-from longrun.config.stages import Mode, is_prompt_file
+from longrun.config.values import Mode, is_prompt_file
 from longrun.errors import InputError
 from longrun.formats.conversation import Prompt
 from longrun.formats.tokenizer_folder import own_chat_template

@@ -10,7 +10,8 @@ from typing import Any
 from longrun.config.base import StageConfig
 from longrun.config.cluster import Cluster, JobSettings
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.config.stages import STAGES, is_prompt_file
+from longrun.config.stages import STAGES
+from longrun.config.values import is_prompt_file
 from longrun.errors import ConfigError
 from longrun.formats.processes import available_cores
 from longrun.launch.containers import on_host
