@@ -1,0 +1,106 @@
+"""The text of job scripts is a promise to people who read, keep and submit them by hand."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from longrun.config.cluster import Cluster
+from longrun.launch.jobs import Job, Resources
+from longrun.launch.script import render_command, render_job
+
+GOLDEN = Path(__file__).parent / "golden"
+FOLDER = Path("/runs/tiny/jobs")
+SLURM = {"executor": "slurm", "job_dir": "/runs", "python": "python3"}
+
+
+def job(**changes) -> Job:
+    values = {
+        "name": "train",
+        "folder": FOLDER / "train",
+        "command": "exec python3 -m longrun train /runs/tiny/jobs/train/config.yaml",
+        "start_in": Path("/home/me"),
+        **changes,
+    }
+    return Job(**values)
+
+
+CASES = {
+    "training": (
+        {
+            **SLURM,
+            "account": "research",
+            "job_name_prefix": "lr-",
+            "time_limits": {"batch": "3d"},
+            "required_env": ["HF_TOKEN"],
+            "env": {"HF_HOME": "/data/hf home"},
+            "sbatch": ["--qos=high"],
+            "exclusive": True,
+        },
+        job(
+            after=(FOLDER / "pack", FOLDER / "base"),
+            resources=Resources(num_nodes=2, num_gpus=8, cpus=64, partition="batch"),
+            resumable=True,
+            env={"PYTHONPATH": "/runs/code/0123"},
+        ),
+    ),
+    "chain": (
+        {**SLURM, "requeue": False},
+        job(resumable=True, resources=Resources(time_limit=300)),
+    ),
+    "array": (
+        {**SLURM, "max_array_tasks": 4},
+        job(name="prepare", folder=FOLDER / "prepare", command="echo $LONGRUN_PART", num_parts=10),
+    ),
+    "pyxis": (
+        {**SLURM, "container_runtime": "pyxis", "mounts": ["/data:/workspace", "/models:/m:ro"]},
+        job(image="nvcr.io#nvidia/pytorch:24.07-py3", start_in=Path("/workspace")),
+    ),
+    "apptainer": (
+        {**SLURM, "container_runtime": "apptainer", "mounts": ["/data:/workspace"]},
+        job(image="/images/a b.sif", resources=Resources(num_gpus=1)),
+    ),
+    "local": ({"executor": "local"}, job()),
+    "local-nodes": (
+        {"executor": "local", "python": "python3"},
+        job(resources=Resources(num_nodes=2), resumable=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_scripts_are_the_golden_ones(name):
+    settings, wanted = CASES[name]
+    text = render_job(Cluster.parse(settings, name), wanted, "tiny")
+    text += "--- command.sh\n" + render_command(wanted)
+    assert text == (GOLDEN / f"{name}.sh").read_text(), "read the difference, then write it anew"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_scripts_are_valid_bash(name, tmp_path):
+    settings, wanted = CASES[name]
+    path = tmp_path / "job.sh"
+    path.write_text(render_job(Cluster.parse(settings, name), wanted, "tiny"))
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(None, 300), (86400, 300), (400, 100), (60, 15)])
+def test_the_warning_leaves_most_of_a_short_limit_for_work(limit, seconds):
+    wanted = job(resumable=True, resources=Resources(time_limit=limit))
+    text = render_job(Cluster.parse(SLURM, "x"), wanted, "tiny")
+    assert f"#SBATCH --signal=B:USR1@{seconds}\n" in text
+
+
+def test_values_with_blanks_and_quotes_stay_whole():
+    wanted = job(folder=Path("/runs/a b/jobs/it's"), start_in=Path("/home/my place"))
+    cluster = Cluster.parse({**SLURM, "env": {"WORDS": "a 'b' $c"}}, "x")
+    text = render_job(cluster, wanted, "tiny")
+    printed = subprocess.run(
+        ["bash", "-c", text.split("attempt=")[0] + 'echo "$job"'], capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    assert printed == "/runs/a b/jobs/it's\n"
+    line = next(line for line in text.splitlines() if line.startswith("export WORDS"))
+    assert subprocess.run(
+        ["bash", "-c", f'{line}; echo "$WORDS"'], capture_output=True, text=True, check=True
+    ).stdout == "a 'b' $c\n"  # fmt: skip
