@@ -141,14 +141,15 @@ def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, 
     port = free_port("127.0.0.1")
     place = Place(0, 2, "127.0.0.1", port)
     leader = nodes.Peers(place, nodes._hash_of(config), nodes._listen(place))
-    heard = []
+    heard, callers = [], []
 
     def call() -> None:
         stranger = nodes._call(Place(7, 2, "127.0.0.1", port), "?")
         with pytest.raises(nodes.LostError):
             stranger.receive(10.0)
         heard.append("sent away")
-        nodes._call(Place(1, 2, "127.0.0.1", port), nodes._hash_of(other))
+        stranger.connection.close()
+        callers.append(nodes._call(Place(1, 2, "127.0.0.1", port), nodes._hash_of(other)))
 
     caller = threading.Thread(target=call)
     caller.start()
@@ -156,6 +157,7 @@ def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, 
         leader.begin()
     caller.join()
     assert heard == ["sent away"]
+    callers[0].connection.close()
     leader.close()
 
 
