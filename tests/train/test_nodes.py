@@ -12,8 +12,9 @@ import pytest
 
 from longrun.errors import ConfigError, LaunchError, LostNodeError
 from longrun.train import nodes, stage
+from longrun.train.channel import LostError, free_port
 from longrun.train.metrics import read_metrics
-from longrun.train.nodes import Place, free_port, interface_towards, read_place
+from longrun.train.nodes import Place, read_place
 
 VARIABLES = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2345"}
 SETTINGS = {"max_steps": 12, "save_interval": 4, "verify": False, "num_nodes": 2}
@@ -40,10 +41,6 @@ def test_one_node_needs_no_variables_and_several_need_all():
 def test_a_place_that_does_not_fit_is_refused(num_nodes, changes, message):
     with pytest.raises(ConfigError, match=message):
         read_place(num_nodes, {**VARIABLES, **changes})
-
-
-def test_the_interface_that_leads_to_this_machine_is_the_loopback():
-    assert interface_towards("127.0.0.1") in ("lo", "lo0")
 
 
 @pytest.fixture
@@ -145,7 +142,7 @@ def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, 
 
     def call() -> None:
         stranger = nodes._call(Place(7, 2, "127.0.0.1", port), "?")
-        with pytest.raises(nodes.LostError):
+        with pytest.raises(LostError):
             stranger.receive(10.0)
         heard.append("sent away")
         stranger.connection.close()

@@ -23,7 +23,8 @@ from typing import Any
 import longrun
 from longrun.errors import EXIT_STOPPED
 from longrun.formats.processes import available_cores
-from longrun.train.nodes import DONE, Outcome, Peers, Place, as_died, interface_towards
+from longrun.train.channel import interface_towards
+from longrun.train.nodes import DONE, Outcome, Peers, Place, as_died
 from longrun.train.worker import STOP_SIGNALS
 
 TORCHRUN_VARIABLES = (
