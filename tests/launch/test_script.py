@@ -1,5 +1,6 @@
 """The text of job scripts is a promise to people who read, keep and submit them by hand."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from longrun.config.cluster import Cluster
 from longrun.launch.jobs import Job, Resources
-from longrun.launch.script import render_command, render_job
+from longrun.launch.script import CONTINUED, render_command, render_job, write_scripts
 
 GOLDEN = Path(__file__).parent / "golden"
 FOLDER = Path("/runs/tiny/jobs")
@@ -104,3 +105,49 @@ def test_values_with_blanks_and_quotes_stay_whole():
     assert subprocess.run(
         ["bash", "-c", f'{line}; echo "$WORDS"'], capture_output=True, text=True, check=True
     ).stdout == "a 'b' $c\n"  # fmt: skip
+
+
+def run_script(folder: Path, command: str, *words: str, **changes) -> int:
+    """Write the scripts of a job of this machine and start them by hand."""
+    wanted = job(folder=folder, command=command, start_in=folder, **changes)
+    write_scripts(Cluster.parse({"executor": "local"}, "here"), wanted, "tiny")
+    done = subprocess.run(
+        ["bash", str(folder / "job.sh"), *words],
+        env={**os.environ, "LONGRUN_FILE_SECONDS": "0"},
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode
+
+
+def test_an_attempt_that_was_overtaken_does_not_say_how_the_job_ended(tmp_path):
+    assert run_script(tmp_path, 'echo newer > "$LONGRUN_FOLDER/attempt"; exit 3') == 3
+    assert not (tmp_path / "exit").exists()
+    assert run_script(tmp_path, "exit 3") == 3
+    assert (tmp_path / "exit").read_text() == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "code"), [("0", 0), ("1", 213), ("75", 213), ("", 213)], ids=str
+)
+def test_a_job_starts_only_after_jobs_that_are_done(tmp_path, before, code):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    if before:
+        (tmp_path / "first/exit").write_text(f"{before}\n")
+    folder = tmp_path / "second"
+    assert run_script(folder, "touch started", after=(tmp_path / "first",)) == code
+    assert (folder / "started").exists() == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "starts"), [("75", True), ("", True), ("2", False), ("0", False)], ids=str
+)
+def test_a_later_job_of_a_chain_goes_on_unless_the_work_is_done_or_failed(
+    tmp_path, earlier, starts
+):
+    if earlier:
+        (tmp_path / "exit").write_text(f"{earlier}\n")
+    code = run_script(tmp_path, "touch started", CONTINUED)
+    assert (tmp_path / "started").exists() == starts
+    assert code == (1 if earlier == "2" else 0)
