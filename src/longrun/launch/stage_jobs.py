@@ -16,7 +16,7 @@ from longrun.errors import ConfigError
 from longrun.formats.processes import available_cores
 from longrun.launch.containers import on_host
 from longrun.launch.experiment import Experiment
-from longrun.launch.jobs import Job, Resources
+from longrun.launch.jobs import SETTINGS_NAME, Job, Resources
 from longrun.launch.submit import CodePlace
 
 GPU_VERBS = ("train", "generate")
@@ -42,7 +42,7 @@ def build_stage_job(
     folder = experiment.job_folder(stage.name)
     settings = recipe.jobs.get(stage.name, JobSettings())
     image = cluster.image(settings.container)
-    words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / "config.yaml")]
+    words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / SETTINGS_NAME)]
     return Job(
         name=stage.name,
         folder=folder,
