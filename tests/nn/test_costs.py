@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from longrun.errors import InputError
 from longrun.nn.costs import (
+    ATTENTION_RATE,
     ModelShape,
     Recompute,
     attention_flops,
+    attention_share,
     effective_length,
     hardware_flops,
     linear_flops,
@@ -131,6 +133,14 @@ def test_recomputing_more_keeps_less_and_computes_more(name: str) -> None:
     work = [hardware_flops(shape, 7500, level) for level in LEVELS]
     assert kept == sorted(kept, reverse=True)
     assert work == sorted(work)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_share_of_attention_gives_the_time_of_a_document(name: str) -> None:
+    shape, tokens = SHAPES[name], 7500
+    extra = hardware_flops(shape, tokens) - linear_flops(shape)
+    slowed = linear_flops(shape) + extra / ATTENTION_RATE
+    assert 1 + attention_share(shape) * tokens == pytest.approx(slowed / linear_flops(shape))
 
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))

@@ -133,15 +133,15 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_records(world, tmp_path
     poisoned = {}
 
     def overflow(training, batch):
-        found = real(training, batch)
+        dealt = real(training, batch)
         if training.batches[2] == batch:
             with torch.no_grad():
                 training.model.model.model.norm.weight.fill_(torch.inf)
-            poisoned["names"] = training.packs.origins(batch)
-        return found
+            poisoned["names"] = training.packs.origins(dealt.documents(0))
+        return dealt
 
-    real = loop.micro_steps_of
-    monkeypatch.setattr(loop, "micro_steps_of", overflow)
+    real = loop.deal_of
+    monkeypatch.setattr(loop, "deal_of", overflow)
     with pytest.raises(LongrunError, match=r"step 3: loss nan .* raw\.jsonl:\d+") as caught:
         run(world, tmp_path)
     first = poisoned["names"][0]

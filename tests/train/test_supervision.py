@@ -5,12 +5,11 @@ from longrun.config.stages import LossWeights
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.arch import Arch
+from longrun.train.balance import Ranks
 from longrun.train.batches import PackId
 from longrun.train.supervision import (
     HeldOutReader,
     PackReader,
-    attention_share,
     weigh,
     weight_table,
 )
@@ -46,10 +45,11 @@ def test_packs_come_with_their_documents_costs_and_origins(world):
     indices = packs.plan(1)[2]
     lengths = [len(tokens) for tokens, _ in reader.read(pack)]
     assert lengths == [world.lengths[index] for index in indices]
-    assert reader.cost(pack) == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
-    assert [origin.line for origin in reader.origins([pack])] == [index + 2 for index in indices]
+    assert reader.costs()[1][2] == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
+    assert [origin.line for origin in reader.origins(indices)] == [index + 2 for index in indices]
     assert reader.packs_per_epoch == tuple(packs.info.num_packs)
-    assert reader.cost(PackId(3, 2)) == reader.cost(pack)
+    again = reader.read(PackId(3, 2))
+    assert [tokens.tolist() for tokens, _ in again] == [t.tolist() for t, _ in reader.read(pack)]
 
 
 def test_held_out_documents_are_read_once_each_by_mode(world):
@@ -68,21 +68,14 @@ def test_held_out_documents_are_read_once_each_by_mode(world):
     assert sorted(read) == sorted(expected)
 
 
-def test_the_share_of_attention_is_that_of_its_multiplications():
-    arch = Arch.from_hf(
-        {
-            "model_type": "qwen2",
-            "vocab_size": 100,
-            "hidden_size": 8,
-            "intermediate_size": 16,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 64,
-        },
-        "config.json",
-    )
-    projections = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8
-    matrices = 3 * (projections + 3 * 8 * 16) + 8 * 100
-    assert attention_share(arch) == 3 * 8 / matrices
+@pytest.mark.parametrize("balance", ["packs", "documents"])
+def test_a_deal_names_every_document_of_its_batch_by_its_number_in_the_data(world, balance):
+    packs = PackSet.open(world.packs)
+    reader = PackReader(packs, LossWeights(), 0.01)
+    batch = [PackId(0, 1), PackId(1, 2), PackId(2, 0)]
+    dealt = reader.deal(batch, Ranks(2), balance)
+    expected = np.concatenate([packs.plan(pack.epoch)[pack.pack] for pack in batch])
+    found = [number for slot in range(dealt.num_micro_steps) for number in dealt.documents(slot)]
+    assert sorted(found) == sorted(expected.tolist())
+    read = reader.read_documents(dealt.documents(0))
+    assert [len(tokens) for tokens, _ in read] == [world.lengths[n] for n in dealt.documents(0)]

@@ -231,6 +231,9 @@ class TrainConfig(StageConfig):
     """Compute type; weights and optimizer states are always float32."""
     seed: NonNegativeInt = 0
     """Decides the order of the packs."""
+    balance_window: PositiveInt = 1
+    """Batches whose packs are sorted by modelled time together and cut anew, so that all packs of a
+    step take equally long; 1: batches are random. Above 1 a batch has documents of like length."""
     save_interval: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: PositiveInt | None = None
@@ -250,6 +253,9 @@ class TrainConfig(StageConfig):
     ``states`` gathers the weights and reduces the gradients once per step."""
     shard_size: PositiveInt | None = execution(None)
     """Processes that share one copy of the weights; null: all data and context ones."""
+    balance: Literal["auto", "packs", "documents"] = execution("auto")
+    """What is dealt to the processes by modelled time: whole packs, or single documents regrouped;
+    ``auto``: documents where that is modelled to save more than 0.3 %."""
     attention: Literal["auto", "reference", "sdpa", "torch_varlen"] = execution("auto")
     """Attention backend; the choice of ``auto`` is logged."""
     recompute: Literal["none", "pointwise", "all_but_attention", "full"] = execution("none")

@@ -23,6 +23,10 @@ from typing import Any, Literal, assert_never
 
 from longrun.nn.arch import Arch
 
+ATTENTION_RATE = 0.8
+"""Speed of attention kernels over that of matrix products; an assumption, kernels differ. cuDNN's
+published figures on an H200 at 8,192 tokens (644 and 541 TFLOP/s forward and backward) are near."""
+
 Recompute = Literal["none", "pointwise", "all_but_attention", "full"]
 """What the backward pass computes again.
 
@@ -57,7 +61,11 @@ class ModelShape:
         Raises:
             InputError: a field is missing or names a model that Longrun does not train.
         """
-        arch = Arch.from_hf(config, where)
+        return cls.of(Arch.from_hf(config, where))
+
+    @classmethod
+    def of(cls, arch: Arch) -> "ModelShape":
+        """Take the sizes of ``arch``."""
         query_size, kv_size = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         in_layer = (
             2 * arch.hidden_size
@@ -140,6 +148,16 @@ def hardware_flops(
     if recompute == "full":
         again += attention
     return linear_flops(shape) + 3.5 * attention + again
+
+
+def attention_share(shape: ModelShape) -> float:
+    """Return the time of attending to one key over the time of a token's matrices.
+
+    A training of a document of n tokens takes ``n + share * n ** 2``, in tokens. Attention is
+    taken to run at ``ATTENTION_RATE`` of the speed of matrix products.
+    """
+    attention = 7.0 * shape.num_layers * shape.query_size / ATTENTION_RATE
+    return attention / linear_flops(shape)
 
 
 def saved_activation_bytes(

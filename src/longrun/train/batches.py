@@ -1,4 +1,4 @@
-"""Which packs form batch n, and which rank takes which of them: pure functions, no files.
+"""Which packs form batch n: pure functions, no files.
 
 The packs of all epochs stand in one long line. Each epoch is shuffled by (seed, epoch) alone and
 batch n is the n-th run of ``batch_size`` packs of that line, so a batch may begin in one epoch and
@@ -9,16 +9,21 @@ Two epochs of 5 packs, batches of 4::
     epoch 0     3 0 4 1 2     epoch 1     2 4 0 3 1
     batch 0     3 0 4 1       batch 1     2 | 2 4 0       left over: 3 1
 
-Inside a batch the gradient does not depend on the grouping, so packs are dealt to ranks by cost.
+With ``window`` w above 1 the packs of w batches in a row are sorted by their modelled time and cut
+into w batches of packs that take equally long; these stand in an order drawn from (seed, window).
+Then even a rank with one pack per step hardly waits, but the documents of a batch are alike in
+length: another training, not only a faster one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+_WINDOW_SEED = 1 << 32
+"""Keeps the order of a window apart from the order of an epoch with the same number."""
 
 
 class PackId(NamedTuple):
@@ -37,17 +42,34 @@ class Batches:
     batch_size: int
     """Packs of one optimizer step, over all ranks."""
     seed: int
+    window: int = 1
+    """Batches whose packs are sorted by cost together; 1: none are."""
+    costs: tuple[npt.NDArray[np.float64], ...] = ()
+    """Modelled time of the packs of each plan; needed when ``window`` is above 1."""
 
     def __getitem__(self, step: int) -> list[PackId]:
         """Return the packs of the step with index ``step``, from 0 without end."""
+        if self.window == 1:
+            return self._line(step, 1)
+        window, place = divmod(step, self.window)
+        packs = self._line(window * self.window, self.window)
+        times = [self.costs[pack.epoch % len(self.costs)][pack.pack] for pack in packs]
+        by_time = np.argsort(times, kind="stable")
+        chosen = np.random.default_rng((self.seed, window, _WINDOW_SEED)).permutation(self.window)
+        begin = int(chosen[place]) * self.batch_size
+        return [packs[index] for index in by_time[begin : begin + self.batch_size]]
+
+    def _line(self, step: int, num_batches: int) -> list[PackId]:
+        """Return the packs of ``num_batches`` batches from ``step`` on, as they stand in line."""
         epoch, position = self.place(step)
-        batch: list[PackId] = []
-        while len(batch) < self.batch_size:
+        packs: list[PackId] = []
+        num_packs = num_batches * self.batch_size
+        while len(packs) < num_packs:
             order = epoch_order(self.size(epoch), self.seed, epoch)
-            taken = order[position : position + self.batch_size - len(batch)]
-            batch += [PackId(epoch, int(pack)) for pack in taken]
+            taken = order[position : position + num_packs - len(packs)]
+            packs += [PackId(epoch, int(pack)) for pack in taken]
             epoch, position = epoch + 1, 0
-        return batch
+        return packs
 
     def size(self, epoch: int) -> int:
         """Return the number of packs of ``epoch``."""
@@ -86,30 +108,3 @@ def epoch_order(num_packs: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     order = np.random.default_rng((seed, epoch)).permutation(num_packs)
     order.flags.writeable = False
     return order
-
-
-def pack_cost(lengths: npt.NDArray[np.integer[Any]], attention_share: float) -> float:
-    """Model the time of a pack in tokens: ``sum(n + attention_share * n ** 2)`` over documents.
-
-    ``attention_share``: the work of attending to one key over that of a token's matrices.
-    """
-    tokens = lengths.astype(np.float64)
-    return float((tokens + attention_share * tokens**2).sum())
-
-
-def deal(costs: Sequence[float], num_ranks: int) -> list[list[int]]:
-    """Deal items to ranks so that the ranks finish together; ranks may get different counts.
-
-    Longest processing time first (Graham 1969: at most 4/3 of the best possible finish): the
-    dearest item that is left goes to the rank with the least work. Ties go to the smaller index.
-
-    >>> deal([5, 1, 4, 2], 2)
-    [[0, 1], [2, 3]]
-    """
-    loads = [0.0] * num_ranks
-    hands: list[list[int]] = [[] for _ in range(num_ranks)]
-    for item in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        rank = min(range(num_ranks), key=lambda index: (loads[index], index))
-        loads[rank] += costs[item]
-        hands[rank].append(item)
-    return [sorted(hand) for hand in hands]

@@ -14,6 +14,7 @@ from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.formats.plans import PackSet
 from longrun.nn.attention import choose_backend
+from longrun.nn.costs import ModelShape, attention_share
 from longrun.nn.decoder import Decoder
 from longrun.optim.optimizers import build_optimizers
 from longrun.optim.schedules import build_schedule
@@ -21,7 +22,7 @@ from longrun.parallel.data import distribute
 from longrun.parallel.mesh import Mesh
 from longrun.train.batches import Batches
 from longrun.train.loop import Training
-from longrun.train.supervision import HeldOutReader, PackReader, attention_share
+from longrun.train.supervision import HeldOutReader, PackReader
 
 FINAL_NAME = "final"
 TOKENIZER_NAME = "tokenizer"
@@ -37,10 +38,16 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         InputError: the model or the packs cannot be used.
     """
     model = build_model(config, mesh)
-    share = attention_share(model.arch)
+    share = attention_share(ModelShape.of(model.arch))
     packs = PackSet.open(config.packs)
     reader = PackReader(packs, config.loss_weights, share)
-    batches = Batches(reader.packs_per_epoch, config.global_batch_size, config.seed)
+    batches = Batches(
+        reader.packs_per_epoch,
+        config.global_batch_size,
+        config.seed,
+        config.balance_window,
+        tuple(reader.costs()) if config.balance_window > 1 else (),
+    )
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
     distributed = distribute(model, mesh, config.sharding)
     return Training(

@@ -30,8 +30,11 @@ from longrun.nn.layout import build_layout
 from longrun.optim.optimizers import Optimizers
 from longrun.optim.schedules import Schedule
 from longrun.parallel.data import Distributed
+from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, any_rank
-from longrun.train.batches import Batches, PackId, deal
+from longrun.train.balance import Deal, Ranks
+from longrun.train.batches import Batches, PackId
+from longrun.train.compute_time import ComputeTime, measured_imbalance
 from longrun.train.metrics import Metrics
 from longrun.train.step import Gradients, MicroStep, compute_gradients, count, filler
 from longrun.train.supervision import HeldOutReader, PackReader
@@ -103,35 +106,58 @@ def train(training: Training, step: int, stop_requested: Callable[[], bool]) -> 
     return step
 
 
-def micro_steps_of(training: Training, batch: list[PackId]) -> list[MicroStep]:
-    """Return this rank's share of ``batch``, filled up to the longest share of any rank."""
-    hands = deal([training.packs.cost(pack) for pack in batch], training.mesh.size)
-    device = training.mesh.device
+def deal_of(training: Training, batch: list[PackId]) -> Deal:
+    """Return which rank computes which documents of ``batch``; equal on every rank."""
+    return training.packs.deal(batch, _ranks(training), training.config.balance)
+
+
+def micro_steps_of(training: Training, dealt: Deal) -> list[MicroStep]:
+    """Return this rank's share of a batch, filled up to the longest share of any rank."""
+    device, rank = training.mesh.device, training.mesh.data_rank
+    first = dealt.first_slot(rank)
     own = [
-        MicroStep(slot, build_layout(training.packs.read(batch[slot])).to(device))
-        for slot in hands[training.mesh.rank]
+        MicroStep(first + index, build_layout(training.packs.read_documents(documents)).to(device))
+        for index, documents in enumerate(dealt.hands[rank])
     ]
-    return own + [filler(device)] * (max(map(len, hands)) - len(own))
+    return own + [filler(device)] * (dealt.most_micro_steps - len(own))
+
+
+def _ranks(training: Training) -> Ranks:
+    config, mesh = training.config, training.mesh
+    layout = Layout(
+        num_ranks=mesh.size,
+        tensor=mesh.tensor_size,
+        context=mesh.context_size,
+        sharding=config.sharding,
+        shard_size=config.shard_size,
+    )
+    return Ranks.of(layout)
 
 
 def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
     """Train the step with index ``step``; return its numbers and when it began."""
     began = time.perf_counter()
     config, batch = training.config, training.batches[step]
-    micro_steps = micro_steps_of(training, batch)
+    dealt = deal_of(training, batch)
+    micro_steps = micro_steps_of(training, dealt)
     counts = count(micro_steps)
     if not counts.weight > 0:
-        raise InputError(f"step {step + 1}: no token is supervised in {_named(training, batch)}")
+        every = [
+            number for slot in range(dealt.num_micro_steps) for number in dealt.documents(slot)
+        ]
+        raise InputError(f"step {step + 1}: no token is supervised in {_named(training, every)}")
+    computing = ComputeTime(training.mesh.device)
     gradients = compute_gradients(
         training.model,
         micro_steps,
-        num_packs=len(batch),
+        num_packs=dealt.num_micro_steps,
         weight=counts.weight,
         chunk_tokens=config.loss_chunk_tokens,
         clip_norm=config.optimizer.clip_norm or math.inf,
+        computed=computing.mark,
     )
     if not gradients.finite:
-        raise _not_finite(training, step, gradients)
+        raise _not_finite(training, step, dealt, gradients)
     lr = training.schedule(step)
     training.optimizers.step(lr)
     numbers = {
@@ -142,7 +168,19 @@ def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
         "supervised_tokens": counts.supervised_tokens,
         "packs": len(batch),
     }
-    return numbers, began
+    return numbers | _balance(training, dealt, computing), began
+
+
+def _balance(training: Training, dealt: Deal, computing: ComputeTime) -> dict[str, float]:
+    """Return how unevenly the step was dealt: the slowest rank's time over the mean; collective."""
+    ranks = _ranks(training)
+    if ranks.size == 1:
+        return {}
+    numbers = {"modelled_imbalance": round(dealt.imbalance(ranks.waiting), 6)}
+    if ranks.waiting == 1:
+        measured = measured_imbalance(computing.seconds(), training.mesh)
+        numbers["measured_imbalance"] = round(measured, 4)
+    return numbers
 
 
 def _due(step: int, interval: int | None, num_steps: int) -> bool:
@@ -210,18 +248,17 @@ class _Recorder:
             self._metrics.sync()
 
 
-def _not_finite(training: Training, step: int, gradients: Gradients) -> LongrunError:
-    batch = training.batches[step]
-    packs = [batch[slot] for slot in gradients.bad_slots()]
+def _not_finite(training: Training, step: int, dealt: Deal, gradients: Gradients) -> LongrunError:
+    documents = [number for slot in gradients.bad_slots() for number in dealt.documents(slot)]
     return LongrunError(
         f"step {step + 1}: loss {gradients.loss} and gradient norm {gradients.grad_norm} are not"
-        f" both finite in {_named(training, packs)}; inspect these records, lower optimizer.lr or"
-        " set optimizer.clip_norm. Nothing was changed by this step"
+        f" both finite in {_named(training, documents)}; inspect these records, lower optimizer.lr"
+        " or set optimizer.clip_norm. Nothing was changed by this step"
     )
 
 
-def _named(training: Training, packs: list[PackId]) -> str:
-    origins = training.packs.origins(packs)
+def _named(training: Training, documents: list[int]) -> str:
+    origins = training.packs.origins(documents)
     names = ", ".join(f"{origin.path}:{origin.line}" for origin in origins[:MAX_ORIGINS])
     more = len(origins) - MAX_ORIGINS
     return names + (f" and {more} more documents" if more > 0 else "")

@@ -13,7 +13,7 @@ from typing import IO, Any
 from longrun.formats.atomic import full_disk_named, write_text
 
 METRICS_NAME = "metrics.jsonl"
-TIMING_FIELDS = ("seconds", "tokens_per_second")
+TIMING_FIELDS = ("seconds", "tokens_per_second", "measured_imbalance")
 """The only fields that differ between two runs of the same training."""
 
 

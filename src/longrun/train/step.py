@@ -7,7 +7,7 @@ file, never looks at the clock and never changes a parameter.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,7 @@ def compute_gradients(
     weight: float,
     chunk_tokens: int,
     clip_norm: float = math.inf,
+    computed: Callable[[], None] = lambda: None,
 ) -> Gradients:
     """Run the micro-steps of this rank and sum the gradients over the ranks; collective.
 
@@ -94,13 +95,17 @@ def compute_gradients(
         weight: the sum of the weights of the whole batch, above 0.
         chunk_tokens: supervised tokens whose logits exist at the same time.
         clip_norm: bound of the global gradient norm.
+        computed: called when this rank has computed all and is about to wait for the others.
     """
     model.begin_step()
     losses = []
     for index, micro in enumerate(micro_steps):
         loss = model.model.loss(micro.layout, chunk_tokens=chunk_tokens)
         (loss / weight).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-        model.end_backward(last=index == len(micro_steps) - 1)
+        last = index == len(micro_steps) - 1
+        if last:
+            computed()
+        model.end_backward(last=last)
         losses.append(loss.detach())
     pack_losses = _gather(micro_steps, losses, num_packs)
     grad_norm = model.clip_gradients(clip_norm)

@@ -4,7 +4,7 @@ Weights follow the kind of span and are a setting of the training, so another ma
 tokens. It reads packs; it never builds a tensor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,16 @@ from longrun.config.stages import LossWeights
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.arch import Arch
-from longrun.train.batches import PackId, pack_cost
+from longrun.train.balance import (
+    Balance,
+    Deal,
+    Floats,
+    Ranks,
+    deal_batch,
+    pack_cost,
+    pack_costs,
+)
+from longrun.train.batches import PackId
 
 Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Tokens of a document and their weights as targets; both [n]."""
@@ -34,20 +42,6 @@ def weigh(document: Document, table: npt.NDArray[np.float32]) -> Weighted:
     return document.tokens, np.repeat(table[document.span_kinds], document.span_lengths)
 
 
-def attention_share(arch: Arch) -> float:
-    """Return the work of attending to one key over the work of the matrices of a token.
-
-    Multiplications of one token: ``hidden * (2 * query + 2 * key-value + 3 * intermediate)`` per
-    layer and ``hidden * vocabulary`` once. A causal document of n tokens has ``n ** 2 / 2`` pairs
-    and a pair costs ``2 * query`` per layer (score and value): ``n ** 2 * query`` per layer.
-    """
-    query = arch.num_heads * arch.head_dim
-    key_value = arch.num_kv_heads * arch.head_dim
-    layer = arch.hidden_size * (2 * query + 2 * key_value + 3 * arch.intermediate_size)
-    matrices = arch.num_layers * layer + arch.hidden_size * arch.vocab_size
-    return arch.num_layers * query / matrices
-
-
 class PackReader:
     """The training packs of all epochs, with loss weights."""
 
@@ -56,6 +50,7 @@ class PackReader:
         self._plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
         self._table = weight_table(weights)
         self._share = share
+        self._pack_size = packs.pack_size
 
     @property
     def packs_per_epoch(self) -> tuple[int, ...]:
@@ -64,17 +59,29 @@ class PackReader:
 
     def read(self, pack: PackId) -> list[Weighted]:
         """Return the documents of ``pack``, in the order of its plan."""
-        return [weigh(self._documents[int(index)], self._table) for index in self._indices(pack)]
+        return self.read_documents(self._indices(pack))
 
-    def cost(self, pack: PackId) -> float:
-        """Return the modelled time of ``pack``, in tokens."""
-        return pack_cost(self._documents.lengths[self._indices(pack)], self._share)
+    def deal(self, batch: Sequence[PackId], ranks: Ranks, balance: Balance) -> Deal:
+        """Deal the documents of ``batch`` to ``ranks``; they keep their numbers in the data."""
+        numbers = [self._indices(pack) for pack in batch]
+        lengths = [self._documents.lengths[documents] for documents in numbers]
+        dealt = deal_batch(lengths, self._share, ranks, balance, self._pack_size)
+        return dealt.renumbered(np.concatenate(numbers).tolist())
 
-    def origins(self, packs: Iterable[PackId]) -> list[Origin]:
-        """Say where the documents of ``packs`` came from."""
+    def costs(self) -> list[Floats]:
+        """Return the modelled time of every pack of each plan, in tokens."""
         return [
-            self._documents.origin(int(index)) for pack in packs for index in self._indices(pack)
+            pack_costs(self._documents.lengths[plan.documents], plan.starts, self._share)
+            for plan in self._plans
         ]
+
+    def read_documents(self, documents: Iterable[int]) -> list[Weighted]:
+        """Return ``documents``, named by their numbers in the data."""
+        return [weigh(self._documents[int(index)], self._table) for index in documents]
+
+    def origins(self, documents: Iterable[int]) -> list[Origin]:
+        """Say where ``documents``, named by their numbers in the data, came from."""
+        return [self._documents.origin(int(index)) for index in documents]
 
     def _indices(self, pack: PackId) -> npt.NDArray[np.int64]:
         return self._plans[pack.epoch % len(self._plans)][pack.pack]

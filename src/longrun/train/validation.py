@@ -12,7 +12,7 @@ import torch
 from longrun.nn.layout import build_layout
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_ranks
-from longrun.train.batches import deal
+from longrun.train.balance import deal
 from longrun.train.step import filler
 from longrun.train.supervision import HeldOutReader
 
@@ -26,13 +26,13 @@ def validate(
     A mode (or a whole) without supervised tokens has no loss and is left out (is null).
     """
     num_parts = len(held_out.parts)
-    hands = deal([held_out.cost(part) for part in range(num_parts)], mesh.size)
+    hands = deal([held_out.cost(part) for part in range(num_parts)], mesh.data_size)
     losses, weights = [0.0] * num_parts, [0.0] * num_parts
-    for part in hands[mesh.rank]:
+    for part in hands[mesh.data_rank]:
         layout = build_layout(held_out.read(part))
         weights[part] = layout.weight_sum()
         losses[part] = float(model.model.loss(layout.to(mesh.device), chunk_tokens=chunk_tokens))
-    for _ in range(max(map(len, hands)) - len(hands[mesh.rank])):
+    for _ in range(max(map(len, hands)) - len(hands[mesh.data_rank])):
         model.model.loss(filler(mesh.device).layout, chunk_tokens=chunk_tokens)
     model.end_forward()
     return _summary(held_out, sum_over_ranks(losses), sum_over_ranks(weights))
