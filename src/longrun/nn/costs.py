@@ -144,7 +144,7 @@ def hardware_flops(
 ) -> float:
     """Return operations per trained token that the device performs with a flash backward pass."""
     attention = 2.0 * shape.num_layers * shape.query_size * effective_tokens
-    again = 2.0 * shape.num_layers * _recomputed_parameters(shape, recompute)
+    again = 2.0 * shape.num_layers * recomputed_parameters(shape, recompute)
     if recompute == "full":
         again += attention
     return linear_flops(shape) + 3.5 * attention + again
@@ -185,7 +185,7 @@ def saved_activation_bytes(
     return element_bytes * channels * tokens * shape.num_layers
 
 
-def _recomputed_parameters(shape: ModelShape, recompute: Recompute) -> int:
+def recomputed_parameters(shape: ModelShape, recompute: Recompute) -> int:
     """Return the parameters of one layer whose matrix products are computed again."""
     d, q, k, f = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
     match recompute:
