@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/longrun demo $(SETTINGS)
 
 test: check
-	$(BIN)/python -m pytest -n 2 -m "not journey"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not journey"
 	$(BIN)/python -m pytest -m journey
 
 check: $(VENV)/installed-dev

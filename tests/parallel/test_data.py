@@ -1,4 +1,4 @@
-"""Regrouping invariance over processes: however the documents are dealt, one result."""
+"""Data parallelism by itself: dtypes, clipping, weights in and out, on two and four processes."""
 
 import math
 import runpy
@@ -15,9 +15,10 @@ from longrun.errors import ConfigError
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
 from longrun.nn.layout import Document, build_layout
-from longrun.parallel.data import distribute
+from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 
+pytestmark = pytest.mark.xdist_group("data")
 ALONE = Mesh(0, 1, torch.device("cpu"), "none")
 LENGTHS = (5, 2, 17, 9, 6)
 UNSUPERVISED = 4
@@ -37,7 +38,7 @@ MAX_NORM = 0.01
 def arch(tied: bool) -> Arch:
     return Arch(
         family="qwen3",
-        vocab_size=61,
+        vocab_size=64,
         hidden_size=24,
         intermediate_size=40,
         num_layers=2,
@@ -64,8 +65,7 @@ def build_cases() -> dict[str, dict[str, Any]]:
             if "unequal" not in deal:
                 cases[f"full, {kind}, {deal}"] = {**base, "sharding": "full", "deal": packs}
         again = {**base, "deal": DEALS["two micro-steps"]}
-        cases[f"full, {kind}, recomputed"] = {**again, "sharding": "full", "recompute": "full"}
-        for sharding in ("replicate", "full"):
+        for sharding in ("replicate", "states", "full"):
             cases[f"{sharding}, {kind}, float32"] = {**again, "sharding": sharding, **FLOAT32}
             cases[f"{sharding}, {kind}, clipped"] = {
                 **again,
@@ -73,7 +73,7 @@ def build_cases() -> dict[str, dict[str, Any]]:
                 "max_norm": MAX_NORM,
             }
     mixed = {"dtype": torch.float32, "compute_dtype": torch.bfloat16, "arch": arch(tied=True)}
-    for sharding in ("replicate", "full"):
+    for sharding in ("replicate", "states", "full"):
         four = {"arch": arch(tied=True), "sharding": sharding, "deal": FOUR_RANKS}
         cases[f"{sharding}, tied, four ranks"] = four
         deal = {"sharding": sharding, "deal": DEALS["equal"]}
@@ -152,9 +152,10 @@ def test_bfloat16_reduces_in_float32(outcomes, alone, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rank_0_holds_the_whole_weights_and_the_others_none(outcomes, alone, name):
+def test_every_rank_gathers_the_whole_weights(outcomes, alone, name):
     first, *others = (rank["weights"] for rank in outcomes(name))
-    assert not any(others)
+    for other in others:
+        assert all(torch.equal(other[key], weight) for key, weight in first.items())
     assert ("lm_head.weight" in first) is ("untied" in name)
     assert first.keys() == alone[name]["weights"].keys()
     if name in EXACT:
@@ -206,10 +207,11 @@ def test_one_process_gives_plain_gradients_and_sums_micro_steps():
     model, plain = build_alone(), build_alone()
     documents = draw_documents()
     plain.loss(build_layout(documents)).backward()
-    distributed = distribute(model, ALONE, "full")
+    distributed = Replicated(model, ALONE)
     for _ in range(2):
         distributed.begin_step()
         for index, document in enumerate(documents):
+            distributed.begin_micro_step(index == len(documents) - 1)
             distributed.model.loss(build_layout([document])).backward()
             distributed.end_backward(last=index == len(documents) - 1)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -222,7 +224,7 @@ def backward(distributed) -> None:
 
 
 def test_refuses_to_go_on_when_a_gradient_was_replaced():
-    distributed = distribute(build_alone(), ALONE, "replicate")
+    distributed = Replicated(build_alone(), ALONE)
     backward(distributed)
     distributed.model.zero_grad(set_to_none=True)
     with pytest.raises(RuntimeError, match="gradient was replaced"):
@@ -230,7 +232,7 @@ def test_refuses_to_go_on_when_a_gradient_was_replaced():
 
 
 def test_leaves_gradients_alone_below_the_bound_and_when_the_norm_is_not_finite():
-    distributed = distribute(build_alone(), ALONE, "replicate")
+    distributed = Replicated(build_alone(), ALONE)
     backward(distributed)
     before = [parameter.grad.clone() for parameter in distributed.model.parameters()]
     norm = distributed.clip_gradients(math.inf)
@@ -243,7 +245,7 @@ def test_leaves_gradients_alone_below_the_bound_and_when_the_norm_is_not_finite(
 
 
 def test_refuses_a_bound_that_is_not_positive():
-    distributed = distribute(build_alone(), ALONE, "replicate")
+    distributed = Replicated(build_alone(), ALONE)
     backward(distributed)
     with pytest.raises(ConfigError, match="bound is 0"):
         distributed.clip_gradients(0)

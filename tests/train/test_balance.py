@@ -188,6 +188,8 @@ def test_imbalance_counts_every_micro_step_where_ranks_wait_and_the_whole_step_w
         (Layout(num_ranks=8, context=2, sharding="full"), Ranks(4, 4)),
         (Layout(num_ranks=16, context=2, sharding="full", shard_size=4), Ranks(8, 2)),
         (Layout(num_ranks=16, context=4, sharding="full", shard_size=4), Ranks(4, 1)),
+        (Layout(num_ranks=16, context=4, sharding="full", shard_size=2), Ranks(4, 1)),
+        (Layout(num_ranks=24, context=4, sharding="full", shard_size=6), Ranks(6, 3)),
     ],
     ids=str,
 )

@@ -228,7 +228,10 @@ def test_an_error_of_a_worker_arrives_as_its_own_class(build_world, tmp_path, nu
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_processes": 5}, r"num_processes: 5 is above global_batch_size 4"),
+        (
+            {"num_processes": 5},
+            r"num_processes: 5 data-parallel processes are more than the global_batch_size of 4",
+        ),
         (
             {"global_batch_size": 99, "max_epochs": 1},
             r"global_batch_size: 99 packs are more than 1 passes over \d+ packs",

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
 from longrun.nn.layout import build_layout
-from longrun.parallel.data import Replicated, replicate
+from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 from longrun.train.step import Gradients, MicroStep, compute_gradients, count, filler
 
 VOCABULARY = 30
-CPU = torch.device("cpu")
+ALONE = Mesh(0, 1, torch.device("cpu"), "none")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def model() -> Replicated:
         Arch.from_hf(config, "config.json"), backend="reference", compute_dtype=torch.float64
     ).double()
     decoder.initialise(0, std=0.3)
-    return replicate(decoder, Mesh(0, 1, CPU, "none"))
+    return Replicated(decoder, ALONE)
 
 
 def documents(seed: int, count: int):
@@ -52,9 +52,10 @@ def run(model, packs) -> tuple[float, dict[str, torch.Tensor]]:
     micro_steps = [MicroStep(slot, build_layout(pack)) for slot, pack in enumerate(packs)]
     result = compute_gradients(
         model,
+        ALONE,
         micro_steps,
         num_packs=len(packs),
-        weight=count(micro_steps).weight,
+        weight=count(micro_steps, ALONE).weight,
         chunk_tokens=3,
     )
     return result.loss, {name: p.grad.clone() for name, p in model.model.named_parameters()}
@@ -92,8 +93,10 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(model):
 def test_a_filler_changes_no_bit(model):
     micro_steps = [MicroStep(0, build_layout(documents(3, 3)))]
     results = []
-    for steps in (micro_steps, [*micro_steps, filler(CPU)], [filler(CPU), *micro_steps]):
-        results.append(compute_gradients(model, steps, num_packs=1, weight=2.0, chunk_tokens=9))
+    for steps in (micro_steps, [*micro_steps, filler(ALONE)], [filler(ALONE), *micro_steps]):
+        results.append(
+            compute_gradients(model, ALONE, steps, num_packs=1, weight=2.0, chunk_tokens=9)
+        )
         results.append([p.grad.clone() for p in model.model.parameters()])
     assert results[0] == results[2] == results[4]
     for other in (results[3], results[5]):
@@ -102,16 +105,16 @@ def test_a_filler_changes_no_bit(model):
 
 def test_a_batch_is_counted_without_fillers():
     layout = build_layout([(np.arange(5, dtype=np.int32), np.float32([0, 0, 0.5, 1, 1]))])
-    counts = count([MicroStep(0, layout), filler(CPU)])
+    counts = count([MicroStep(0, layout), filler(ALONE)], ALONE)
     assert (counts.weight, counts.tokens, counts.supervised_tokens) == (2.5, 5, 3)
 
 
 def test_gradients_are_clipped_to_the_bound(model):
     micro_steps = [MicroStep(0, build_layout(documents(4, 3)))]
     arguments = {"num_packs": 1, "weight": 1.0, "chunk_tokens": 9}
-    free = compute_gradients(model, micro_steps, **arguments)
+    free = compute_gradients(model, ALONE, micro_steps, **arguments)
     bound = free.grad_norm / 2
-    clipped = compute_gradients(model, micro_steps, clip_norm=bound, **arguments)
+    clipped = compute_gradients(model, ALONE, micro_steps, clip_norm=bound, **arguments)
     assert clipped.grad_norm == pytest.approx(free.grad_norm)
     squares = sum(float(p.grad.square().sum()) for p in model.model.parameters())
     assert math.sqrt(squares) == pytest.approx(bound)

@@ -1,7 +1,8 @@
 """Weights in Hugging Face safetensors files: streamed into a decoder, and written from tensors.
 
-Names and shapes are those of transformers, so nothing is converted. Reading holds one tensor
-beside the model, writing one file's tensors. A tied output matrix is never stored twice.
+Names and shapes are those of transformers, so nothing is converted. Reading takes from each file
+only what this rank stores, one tensor at a time; writing holds one file's tensors. A tied output
+matrix is never stored twice.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from longrun.errors import InputError
 from longrun.nn.decoder import Decoder
+from longrun.parallel.data import own_slices, stored_part
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -32,7 +34,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @torch.no_grad()
 def load_weights(folder: Path, model: Decoder) -> None:
-    """Fill every parameter of ``model`` from the safetensors files of ``folder``.
+    """Fill what this rank stores of every parameter from the safetensors files of ``folder``.
 
     Parameters keep their own dtype and device. Nothing is changed unless every name and shape fits.
 
@@ -53,7 +55,8 @@ def load_weights(folder: Path, model: Decoder) -> None:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if name in parameters:
-                    parameters[name].copy_(_finite(path, name, file.get_tensor(name)))
+                    part = file.get_slice(name)[own_slices(parameters[name])]
+                    stored_part(parameters[name]).copy_(_finite(path, name, part))
     if model.arch.tied and OUTPUT_MATRIX in files:
         _check_tied(files[OUTPUT_MATRIX], parameters[EMBEDDING])
 
@@ -191,8 +194,9 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 def _check_tied(path: Path, embedding: Tensor) -> None:
     with _opened(path) as file:
-        stored = file.get_tensor(OUTPUT_MATRIX).to(embedding.dtype)
-    if stored.shape != embedding.shape or not torch.equal(stored, embedding.cpu()):
+        same_shape = _stored_shape(file, OUTPUT_MATRIX) == list(embedding.shape)
+        part = file.get_slice(OUTPUT_MATRIX)[own_slices(embedding)] if same_shape else None
+    if part is None or not torch.equal(part.to(embedding.dtype), stored_part(embedding).cpu()):
         raise InputError.at(
             path,
             None,

@@ -35,26 +35,37 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Boundaries:
-    """Where documents begin in the queries and in the keys, as the chosen backend wants it."""
+    """Where segments begin in the queries and in the keys, as the chosen backend wants it."""
 
     cu_q: Tensor
     """[D + 1] int32, on the device for ``torch_varlen``, on the host for the other backends."""
     cu_k: Tensor
     """[D + 1] int32, as ``cu_q``."""
     max_q: int
-    """The longest document's queries."""
+    """At least the queries of the longest segment; a power of two, so that few values occur."""
     max_k: int
-    """The longest document's keys."""
+    """At least the keys of the longest segment, as ``max_q``."""
+    key_rows: Tensor | None = None
+    """[S] int64: which rows of the keys of all context ranks are the S keys; None: the own ones."""
 
     @classmethod
     def of(cls, layout: PackLayout, backend: str) -> "Boundaries":
-        """Take the boundaries of whole documents; never waits for a device."""
+        """Take the boundaries of ``layout``; never waits for a device."""
         if backend == "torch_varlen":
-            cu = layout.cu_seqlens
+            cu_q, cu_k = layout.cu_seqlens, layout.cu_keys
         else:
-            cu = torch.tensor((0, *layout.lengths)).cumsum(0).to(torch.int32)
-        longest = max(layout.lengths)
-        return cls(cu, cu, longest, longest)
+            cu_q, cu_k = _starts(layout.lengths), _starts(layout.key_lengths)
+        longest = _power_of_two(max(layout.lengths)), _power_of_two(max(layout.key_lengths))
+        return cls(cu_q, cu_k, *longest, layout.key_rows)
+
+
+def _starts(lengths: tuple[int, ...]) -> Tensor:
+    return torch.tensor((0, *lengths)).cumsum(0).to(torch.int32)
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below ``number``."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 class PackedAttention(nn.Module):

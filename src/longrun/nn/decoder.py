@@ -1,31 +1,53 @@
 """The decoder of Qwen2, Qwen3, Llama and Mistral, with Hugging Face parameter names.
 
-Written as for one device: no part of it knows that it may be sharded, and no part of it has a
-batch dim, because the tokens of a pack are one sequence [T]. Parameters are masters in their own
-dtype and are cast to ``compute_dtype`` where they are used, so a float32 model with
-``compute_dtype`` bfloat16 computes what a bfloat16 Hugging Face model computes.
+Written as for one device, and no part of it has a batch dim, because the tokens of a pack are one
+sequence [T]. Parameters are masters in their own dtype and are cast to ``compute_dtype`` where
+they are used, so a float32 model with ``compute_dtype`` bfloat16 computes what a bfloat16 Hugging
+Face model computes.
 
-Seams for parallelism: every matrix is a ``Projection`` or ``Embedding`` with one ``weight``, the
-attention core is ``layer.self_attn.core``, and a layer is one module that takes and returns
-[T, hidden]. Shapes: T tokens, H heads or hidden channels, K key-value heads, D channels of a head,
-V vocabulary.
+Seams for parallelism, which is applied from outside (``longrun.parallel``): every matrix is a
+``Projection`` or ``Embedding`` with one ``weight``, of which a process computes with its
+``own_part``; head counts follow from the matrices; the attention core is ``layer.self_attn.core``;
+a layer is one module that takes and returns [T, hidden]; ``vocabulary`` says which rows of the
+output matrix are here. Shapes: T tokens, H heads or hidden channels, K key-value heads, D channels
+of a head, V vocabulary.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from longrun.nn.arch import Arch
 from longrun.nn.attention import Boundaries, PackedAttention
+from longrun.nn.costs import Recompute
 from longrun.nn.layout import PackLayout
-from longrun.nn.loss import linear_cross_entropy
+from longrun.nn.loss import WHOLE_VOCABULARY, linear_cross_entropy
 from longrun.nn.rope import rotate, rotation
 
-Recompute = Literal["none", "full"]
 Rotation = tuple[Tensor, Tensor]
+_MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+
+
+def own_part(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the part of ``parameter`` that this process computes with, in ``dtype``.
+
+    A parameter that is cut over the tensor axis is stored as a ``DTensor``. Of one that is repeated
+    there, every process sees other tokens or heads, so its gradients are to be added up.
+    """
+    if isinstance(parameter, DTensor):
+        gradient = [Partial() if place.is_replicate() else place for place in parameter.placements]
+        parameter = parameter.to_local(grad_placements=gradient)
+    return parameter.to(dtype)
 
 
 class Projection(nn.Module):
@@ -38,8 +60,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., outputs]."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return functional.linear(x, self.weight.to(x.dtype), bias)
+        bias = None if self.bias is None else own_part(self.bias, x.dtype)
+        return functional.linear(x, own_part(self.weight, x.dtype), bias)
 
 
 class Embedding(nn.Module):
@@ -51,7 +73,7 @@ class Embedding(nn.Module):
 
     def forward(self, tokens_T: Tensor) -> Tensor:
         """Return [T, hidden] in the dtype of the parameters."""
-        return functional.embedding(tokens_T, self.weight)
+        return functional.embedding(tokens_T, own_part(self.weight, self.weight.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -66,7 +88,7 @@ class RMSNorm(nn.Module):
         """Return ``x`` normalised over its last dim, in its own dtype."""
         wide = x if x.dtype == torch.float64 else x.float()
         normed = functional.rms_norm(wide, self.weight.shape, None, self.eps)
-        return self.weight.to(x.dtype) * normed.to(x.dtype)
+        return own_part(self.weight, x.dtype) * normed.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -82,7 +104,7 @@ class Attention(nn.Module):
         self.o_proj = Projection(query_size, arch.hidden_size, bias=arch.output_bias)
         self.q_norm = RMSNorm(arch.head_dim, arch.norm_eps) if arch.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(arch.head_dim, arch.norm_eps) if arch.qk_norm else nn.Identity()
-        self.core = PackedAttention(backend, arch.head_dim)
+        self.core: nn.Module = PackedAttention(backend, arch.head_dim)
 
     def forward(self, x_TH: Tensor, rope: Rotation, where: Boundaries) -> Tensor:
         """Return [T, hidden]."""
@@ -110,7 +132,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer; with ``recompute`` "full" it keeps its input only."""
+    """One decoder layer; ``recompute`` says what it keeps for the backward pass."""
 
     def __init__(self, arch: Arch, backend: str, recompute: Recompute) -> None:
         super().__init__()
@@ -124,15 +146,39 @@ class Layer(nn.Module):
         """Return [T, hidden]."""
         if self.recompute == "none" or not torch.is_grad_enabled():
             return self._compute(x_TH, rope, where)
-        kept: Tensor = checkpoint(
-            self._compute, x_TH, rope, where, use_reentrant=False, preserve_rng_state=False
-        )
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        if self.recompute != "full":
+            options["context_fn"] = _KEEPING[self.recompute]
+        kept: Tensor = checkpoint(self._compute, x_TH, rope, where, **options)
         return kept
 
     def _compute(self, x_TH: Tensor, rope: Rotation, where: Boundaries) -> Tensor:
         x_TH = x_TH + self.self_attn(self.input_layernorm(x_TH), rope, where)
         out_TH: Tensor = x_TH + self.mlp(self.post_attention_layernorm(x_TH))
         return out_TH
+
+
+def _keeps_products(operation: Any) -> bool:
+    """Keep matrix products, attention and what came from other processes."""
+    return operation in _MATRIX_PRODUCTS or operation.namespace == "longrun"
+
+
+def _keeps_attention(operation: Any) -> bool:
+    return bool(operation == torch.ops.longrun.attend.default)
+
+
+def _contexts(keeps: Callable[[Any], bool]) -> Any:
+    def policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        kept = keeps(operation)
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch
+
+
+_KEEPING: dict[Recompute, Callable[[], Any]] = {
+    "pointwise": partial(_contexts, _keeps_products),
+    "all_but_attention": partial(_contexts, _keeps_attention),
+}
 
 
 class Backbone(nn.Module):
@@ -166,7 +212,16 @@ class Decoder(nn.Module):
         self.compute_dtype = compute_dtype
         self.model = Backbone(arch, backend, recompute)
         self.lm_head = Projection(arch.hidden_size, arch.vocab_size)
-        if arch.tied:
+        self.vocabulary = WHOLE_VOCABULARY
+        self.tie()
+
+    def layers(self) -> list[Layer]:
+        """Return the layers, in their order."""
+        return list(self.model.layers)  # type: ignore[arg-type]  # a ModuleList forgets its type
+
+    def tie(self) -> None:
+        """Make the output matrix of a tied model the embedding matrix, again after a change."""
+        if self.arch.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     @torch.no_grad()
@@ -187,7 +242,7 @@ class Decoder(nn.Module):
         where = Boundaries.of(layout, self.backend)
         rope = rotation(self.arch, layout.positions, self.compute_dtype)
         x_TH = self.model.embed_tokens(layout.tokens).to(self.compute_dtype)
-        for layer in self.model.layers:
+        for layer in self.layers():
             x_TH = layer(x_TH, rope, where)
         return self.model.norm(x_TH)  # type: ignore[no-any-return]  # modules return Any
 
@@ -195,12 +250,16 @@ class Decoder(nn.Module):
         """Return ``sum(weight * nll)`` over the pack, a float32 scalar; 0 without supervision."""
         return linear_cross_entropy(
             self.forward(layout),
-            self.lm_head.weight,
+            own_part(self.lm_head.weight, self.lm_head.weight.dtype),
             layout.targets,
             layout.weights,
             chunk_tokens=chunk_tokens,
+            vocabulary=self.vocabulary,
         )
 
     def logits(self, layout: PackLayout) -> Tensor:
-        """Return all logits, [T, V] in ``compute_dtype``: for verification, never for training."""
+        """Return the logits of the rows that are here, [T, V] in ``compute_dtype``.
+
+        For verification, never for training.
+        """
         return self.lm_head(self.forward(layout))  # type: ignore[no-any-return]  # modules return Any

@@ -7,15 +7,15 @@ next token of a neighbour.
 Two documents, ``5 6 7`` (only the last token supervised) and ``8 9``, padded to a multiple of 4::
 
     tokens       5 6 7   8 9   0 0 0
-    targets      6 7 0   9 0   0 0 0      the next token where it is supervised, else 0
+    targets      0 7 0   9 0   0 0 0      the next token where it is supervised, else 0
     weights      0 1 0   1 0   0 0 0      the weight of the TARGET of this position
     positions    0 1 2   0 1   0 1 2
     cu_seqlens   0       3     5     8    the padding is a document of its own
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,19 @@ from longrun.errors import InputError
 
 Number = TypeVar("Number", np.int32, np.float32)
 
+PADDING = -1
+"""The document that a segment of padding belongs to."""
 Document = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Token ids and the weight with which each token is supervised as a target; both [n]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackLayout:
-    """The T tokens of a pack of D documents, and everything that depends on their boundaries."""
+    """The T tokens of a pack, or of one rank's share of it, cut into D segments.
+
+    In a whole pack a segment is a document. In a share (``longrun.parallel.context``) it is a run
+    of tokens of one document, whose keys are that document up to the end of the run.
+    """
 
     tokens: Tensor
     """[T] int64."""
@@ -43,11 +49,19 @@ class PackLayout:
     positions: Tensor
     """[T] int64: count from 0 in each document."""
     cu_seqlens: Tensor
-    """[D + 1] int32: the first position of every document, then T."""
+    """[D + 1] int32: the first position of every segment, then T."""
+    cu_keys: Tensor
+    """[D + 1] int32: the same for the keys; ``cu_seqlens`` in a whole pack."""
+    key_rows: Tensor | None
+    """Rows of the keys of all ranks, in the order of the segments, int64; None: the own keys."""
     lengths: tuple[int, ...]
-    """Tokens of each document, the padding last: ``cu_seqlens`` without a device."""
+    """Tokens of each segment, the padding last: ``cu_seqlens`` without a device."""
+    key_lengths: tuple[int, ...]
+    """Keys of each segment."""
+    documents: tuple[int, ...]
+    """The document of each segment, from 0; ``PADDING`` for the padding."""
     num_padding: int
-    """Tokens of the padding document; 0: there is none."""
+    """Tokens of the padding segment; 0: there is none."""
 
     @property
     def num_tokens(self) -> int:
@@ -60,14 +74,12 @@ class PackLayout:
 
     def to(self, device: torch.device | str) -> "PackLayout":
         """Return the same layout with its tensors on ``device``."""
-        return replace(
-            self,
-            tokens=self.tokens.to(device),
-            targets=self.targets.to(device),
-            weights=self.weights.to(device),
-            positions=self.positions.to(device),
-            cu_seqlens=self.cu_seqlens.to(device),
-        )
+        tensors: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> PackLayout:
@@ -95,13 +107,18 @@ def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> Pack
     next_weights = _next_in_document(np.concatenate([weights for _, weights in parts]), ends)
     targets = _next_in_document(np.concatenate([tokens for tokens, _ in parts]), ends)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    cu_seqlens = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
     return PackLayout(
         tokens=torch.from_numpy(np.concatenate([tokens for tokens, _ in parts]).astype(np.int64)),
         targets=torch.from_numpy(np.where(next_weights > 0, targets, 0).astype(np.int64)),
         weights=torch.from_numpy(next_weights.astype(np.float32)),
         positions=torch.from_numpy(positions),
-        cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+        cu_seqlens=cu_seqlens,
+        cu_keys=cu_seqlens,
+        key_rows=None,
         lengths=tuple(lengths),
+        key_lengths=tuple(lengths),
+        documents=(*range(len(documents)), *([PADDING] if num_padding else [])),
         num_padding=num_padding,
     )
 

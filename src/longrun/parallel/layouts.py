@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from longrun.config.stages import TrainConfig
 from longrun.errors import ConfigError
 from longrun.nn.arch import Arch
 
@@ -43,6 +44,17 @@ class Layout:
     shard_size: int | None = None
     """Data x context ranks that share one copy of the weights; None: all of them. A smaller size
     repeats the copy (HSDP): gathers stay inside a group, gradients are also summed between them."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Layout":
+        """Take the layout that the settings of a training ask for."""
+        return cls(
+            num_ranks=config.num_nodes * config.num_processes,
+            tensor=config.tensor_parallel,
+            context=config.context_parallel,
+            sharding=config.sharding,
+            shard_size=config.shard_size,
+        )
 
     @property
     def data(self) -> int:
@@ -90,11 +102,8 @@ def obstacle(layout: Layout, arch: Arch) -> str | None:
     if layout.sharding == "replicate":
         return "shard_size has no effect with sharding replicate"
     sharers = layout.data * layout.context
-    if sharers % layout.shard_size or layout.shard_size % layout.context:
-        return (
-            f"shard_size {layout.shard_size} is not a multiple of context {layout.context} that"
-            f" divides the {sharers} data x context ranks"
-        )
+    if sharers % layout.shard_size:
+        return f"shard_size {layout.shard_size} does not divide {sharers} data x context ranks"
     return None
 
 

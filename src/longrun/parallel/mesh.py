@@ -50,11 +50,22 @@ class Mesh:
         """This rank's place on the data axis; its tensor and context peers share it."""
         return self.rank // (self.tensor_size * self.context_size)
 
+    @property
+    def context_rank(self) -> int:
+        """This rank's place on the context axis."""
+        return self.rank // self.tensor_size % self.context_size
 
-def start_mesh() -> Mesh:
+    @property
+    def tensor_rank(self) -> int:
+        """This rank's place on the tensor axis."""
+        return self.rank % self.tensor_size
+
+
+def start_mesh(*, tensor_size: int = 1, context_size: int = 1) -> Mesh:
     """Join the process group that torchrun's environment describes; alone without torchrun.
 
-    Raises ``LaunchError`` when only a part of torchrun's variables is set.
+    Raises ``LaunchError`` when only a part of torchrun's variables is set, and when the ranks
+    are not a multiple of ``tensor_size * context_size``.
     """
     present = [name for name in TORCHRUN_VARIABLES if name in os.environ]
     if "RANK" not in present and "WORLD_SIZE" not in present:
@@ -68,7 +79,12 @@ def start_mesh() -> Mesh:
     if own_device is not None:
         torch.cuda.set_device(own_device)
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=own_device)
-    return Mesh(dist.get_rank(), dist.get_world_size(), device, backend)
+    size = dist.get_world_size()
+    if size % (tensor_size * context_size):
+        raise LaunchError(
+            f"{size} processes cannot be cut into tensor {tensor_size} x context {context_size}"
+        )
+    return Mesh(dist.get_rank(), size, device, backend, tensor_size, context_size)
 
 
 def stop_mesh() -> None:
@@ -95,6 +111,14 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64, device=_collective_device())
     dist.all_reduce(sums)
     return [float(value) for value in sums.tolist()]
+
+
+def sum_over_shares(values: list[float], mesh: Mesh) -> list[float]:
+    """Return the sums over the data and context ranks; equal on every rank.
+
+    Tensor peers hold the same tokens, so the first of them speaks for all.
+    """
+    return sum_over_ranks([value if mesh.tensor_rank == 0 else 0.0 for value in values])
 
 
 def any_rank(flag: bool) -> bool:

@@ -25,6 +25,7 @@ and 5.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from math import lcm
 from typing import Any, Literal
 
 import numpy as np
@@ -61,8 +62,13 @@ class Ranks:
 
     @classmethod
     def of(cls, layout: Layout) -> "Ranks":
-        """Take the data ranks of ``layout``; only sharding ``full`` makes them wait."""
-        waiting = layout.shards // layout.context if layout.sharding == "full" else 1
+        """Take the data ranks of ``layout``; only sharding ``full`` makes them wait.
+
+        A group of ranks that share a copy may begin or end within the context peers of a data rank,
+        which then ties it to the next group.
+        """
+        together = lcm(layout.shards, layout.context) // layout.context
+        waiting = together if layout.sharding == "full" else 1
         return cls(layout.data, waiting)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from longrun.nn.costs import ModelShape, attention_share
 from longrun.nn.decoder import Decoder
 from longrun.optim.optimizers import build_optimizers
 from longrun.optim.schedules import build_schedule
-from longrun.parallel.data import distribute
+from longrun.parallel.data import Distributed, distribute, gather_parameter
+from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh
 from longrun.train.batches import Batches
 from longrun.train.loop import Training
@@ -37,8 +39,8 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         ConfigError: a setting does not fit the machine.
         InputError: the model or the packs cannot be used.
     """
-    model = build_model(config, mesh)
-    share = attention_share(ModelShape.of(model.arch))
+    distributed = build_model(config, mesh)
+    share = attention_share(ModelShape.of(distributed.model.arch))
     packs = PackSet.open(config.packs)
     reader = PackReader(packs, config.loss_weights, share)
     batches = Batches(
@@ -49,7 +51,6 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         tuple(reader.costs()) if config.balance_window > 1 else (),
     )
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
-    distributed = distribute(model, mesh, config.sharding)
     return Training(
         config=config,
         mesh=mesh,
@@ -63,8 +64,8 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
     )
 
 
-def build_model(config: TrainConfig, mesh: Mesh) -> Decoder:
-    """Build the float32 model; rank 0 fills it, and distributing it gives its weights to the rest.
+def build_model(config: TrainConfig, mesh: Mesh) -> Distributed:
+    """Build the float32 model over all ranks; each reads the part of the weights that it stores.
 
     Raises:
         ConfigError: the attention backend cannot run here.
@@ -73,11 +74,15 @@ def build_model(config: TrainConfig, mesh: Mesh) -> Decoder:
     arch = read_arch(config.model)
     dtype: torch.dtype = getattr(torch, config.dtype)
     backend = choose_backend(config.attention, mesh.device, dtype, arch.head_dim)
-    model = Decoder(arch, backend=backend, recompute=config.recompute, compute_dtype=dtype)
-    if mesh.rank == 0:
-        load_weights(config.model, model)
-        log.info("train: %s parameters from %s", _count(model), config.model)
-    return model
+    with torch.device("meta"):
+        model = Decoder(arch, backend=backend, recompute=config.recompute, compute_dtype=dtype)
+    layout = Layout.of(config)
+    distributed = distribute(model, mesh, layout, compiled=config.compile)
+    load_weights(config.model, model)
+    log.info("train: %s parameters from %s", _count(model), config.model)
+    if mesh.size > 1:
+        log.info("train: layout: %s", layout)
+    return distributed
 
 
 def check_devices(num_processes: int) -> None:
@@ -97,21 +102,26 @@ def export_final(training: Training) -> None:
     """Write ``final/``, a Hugging Face folder, unless it is there; collective.
 
     Weights are rounded once to the compute type: those are the very numbers that the forward
-    passes multiplied with.
+    passes multiplied with. One whole tensor exists at a time beside the file that is being filled.
     """
     folder = training.config.output_dir / FINAL_NAME
     if folder.exists():
         return
-    weights = training.model.full_state_dict()
+    parameters = dict(training.model.model.named_parameters())
     if training.mesh.rank == 0:
         with atomic_folder(folder) as aside:
-            _write_model(training.config, aside, weights)
+            _write_model(training.config, aside, parameters)
         log.info("train: exported %s", folder)
+    else:
+        for parameter in parameters.values():
+            gather_parameter(parameter)
 
 
-def _write_model(config: TrainConfig, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
-    write_weights(folder, shapes, weights.__getitem__, getattr(torch, config.dtype))
+def _write_model(config: TrainConfig, folder: Path, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Write the model folder; the other ranks gather the parameters in the same order."""
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    write_weights(folder, shapes, lambda name: gather_parameter(parameters[name]), dtype)
     source = PackSet.open(config.packs).source
     write_companions(
         folder,

@@ -26,9 +26,9 @@ from longrun.checkpoint.sharded import (
 from longrun.config.stages import TrainConfig
 from longrun.errors import InputError, LongrunError
 from longrun.formats.progress import Progress, format_count, show_progress
-from longrun.nn.layout import build_layout
 from longrun.optim.optimizers import Optimizers
 from longrun.optim.schedules import Schedule
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, any_rank
@@ -108,30 +108,18 @@ def train(training: Training, step: int, stop_requested: Callable[[], bool]) -> 
 
 def deal_of(training: Training, batch: list[PackId]) -> Deal:
     """Return which rank computes which documents of ``batch``; equal on every rank."""
-    return training.packs.deal(batch, _ranks(training), training.config.balance)
+    return training.packs.deal(batch, Ranks.of(Layout.of(training.config)), training.config.balance)
 
 
 def micro_steps_of(training: Training, dealt: Deal) -> list[MicroStep]:
     """Return this rank's share of a batch, filled up to the longest share of any rank."""
-    device, rank = training.mesh.device, training.mesh.data_rank
-    first = dealt.first_slot(rank)
+    mesh = training.mesh
+    first = dealt.first_slot(mesh.data_rank)
     own = [
-        MicroStep(first + index, build_layout(training.packs.read_documents(documents)).to(device))
-        for index, documents in enumerate(dealt.hands[rank])
+        MicroStep(first + index, lay_out(training.packs.read_documents(documents), mesh))
+        for index, documents in enumerate(dealt.hands[mesh.data_rank])
     ]
-    return own + [filler(device)] * (dealt.most_micro_steps - len(own))
-
-
-def _ranks(training: Training) -> Ranks:
-    config, mesh = training.config, training.mesh
-    layout = Layout(
-        num_ranks=mesh.size,
-        tensor=mesh.tensor_size,
-        context=mesh.context_size,
-        sharding=config.sharding,
-        shard_size=config.shard_size,
-    )
-    return Ranks.of(layout)
+    return own + [filler(mesh)] * (dealt.most_micro_steps - len(own))
 
 
 def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
@@ -140,7 +128,7 @@ def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
     config, batch = training.config, training.batches[step]
     dealt = deal_of(training, batch)
     micro_steps = micro_steps_of(training, dealt)
-    counts = count(micro_steps)
+    counts = count(micro_steps, training.mesh)
     if not counts.weight > 0:
         every = [
             number for slot in range(dealt.num_micro_steps) for number in dealt.documents(slot)
@@ -149,6 +137,7 @@ def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
     computing = ComputeTime(training.mesh.device)
     gradients = compute_gradients(
         training.model,
+        training.mesh,
         micro_steps,
         num_packs=dealt.num_micro_steps,
         weight=counts.weight,
@@ -173,7 +162,7 @@ def _one_step(training: Training, step: int) -> tuple[dict[str, float], float]:
 
 def _balance(training: Training, dealt: Deal, computing: ComputeTime) -> dict[str, float]:
     """Return how unevenly the step was dealt: the slowest rank's time over the mean; collective."""
-    ranks = _ranks(training)
+    ranks = Ranks.of(Layout.of(training.config))
     if ranks.size == 1:
         return {}
     numbers = {"modelled_imbalance": round(dealt.imbalance(ranks.waiting), 6)}

@@ -19,6 +19,7 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackSet
 from longrun.formats.stage import open_stage
 from longrun.optim.schedules import build_schedule
+from longrun.parallel.layouts import Layout, check_layout
 from longrun.train.batches import Batches
 from longrun.train.metrics import read_metrics
 from longrun.train.processes import run_workers
@@ -53,6 +54,7 @@ def check(config: TrainConfig) -> Batches:
     """
     packs = PackSet.open(config.packs)
     arch = read_arch(config.model)
+    check_layout(Layout.of(config), arch, "train")
     tokenizer = packs.source / "tokenizer"
     check_same_tokenizer(tokenizer, config.model)
     check_tokenizer_fits(tokenizer, arch, config.model)
@@ -80,10 +82,12 @@ def _check_lengths(config: TrainConfig, packs: PackSet, max_positions: int) -> N
 def _check_batches(config: TrainConfig, batches: Batches) -> None:
     if not batches.size(0):
         raise InputError.at(config.packs, None, "holds no packs; prepare more records")
-    if config.num_processes > config.global_batch_size:
+    data_ranks = Layout.of(config).data
+    if data_ranks > config.global_batch_size:
         raise ConfigError(
-            f"train.num_processes: {config.num_processes} is above global_batch_size"
-            f" {config.global_batch_size}: a process would have no pack; lower it"
+            f"train.num_processes: {data_ranks} data-parallel processes are more than the"
+            f" global_batch_size of {config.global_batch_size} packs: one would have no pack; use"
+            " fewer, or raise context_parallel"
         )
     steps = batches.num_steps(config.max_epochs, config.max_steps)
     if not steps:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longrun.nn.layout import PackLayout, build_layout
+from longrun.nn.layout import PackLayout
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
-from longrun.parallel.mesh import sum_over_ranks
+from longrun.parallel.mesh import Mesh, sum_over_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class MicroStep:
     slot: int | None
     """Index of the pack in its batch; None: a filler that keeps ranks in step."""
     layout: PackLayout
+    """This rank's share of the pack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +59,27 @@ class Gradients:
         return slots or list(range(len(self.pack_losses)))
 
 
-def filler(device: torch.device) -> MicroStep:
+def filler(mesh: Mesh) -> MicroStep:
     """Make a micro-step of one token without weight: its loss and its gradients are exactly 0."""
     nothing = np.zeros(1, np.int32), np.zeros(1, np.float32)
-    return MicroStep(None, build_layout([nothing]).to(device))
+    return MicroStep(None, lay_out([nothing], mesh))
 
 
-def count(micro_steps: Sequence[MicroStep]) -> Counts:
+def count(micro_steps: Sequence[MicroStep], mesh: Mesh) -> Counts:
     """Count a batch over all ranks; collective."""
     layouts = [micro.layout for micro in micro_steps if micro.slot is not None]
-    weight, tokens, supervised = sum_over_ranks(
-        [
-            math.fsum(layout.weight_sum() for layout in layouts),
-            float(sum(layout.num_tokens - layout.num_padding for layout in layouts)),
-            float(sum(int(layout.weights.count_nonzero()) for layout in layouts)),
-        ]
-    )
+    own = [
+        math.fsum(layout.weight_sum() for layout in layouts),
+        float(sum(layout.num_tokens - layout.num_padding for layout in layouts)),
+        float(sum(int(layout.weights.count_nonzero()) for layout in layouts)),
+    ]
+    weight, tokens, supervised = sum_over_shares(own, mesh)
     return Counts(weight, int(tokens), int(supervised))
 
 
 def compute_gradients(
     model: Distributed,
+    mesh: Mesh,
     micro_steps: Sequence[MicroStep],
     *,
     num_packs: int,
@@ -90,6 +92,7 @@ def compute_gradients(
 
     Args:
         model: the model; its gradients are replaced.
+        mesh: this rank among the others.
         micro_steps: this rank's share, as many as on every other rank, at least one.
         num_packs: packs of the whole batch.
         weight: the sum of the weights of the whole batch, above 0.
@@ -100,24 +103,25 @@ def compute_gradients(
     model.begin_step()
     losses = []
     for index, micro in enumerate(micro_steps):
+        last = index == len(micro_steps) - 1
+        model.begin_micro_step(last)
         loss = model.model.loss(micro.layout, chunk_tokens=chunk_tokens)
         (loss / weight).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-        last = index == len(micro_steps) - 1
         if last:
             computed()
-        model.end_backward(last=last)
+        model.end_backward(last)
         losses.append(loss.detach())
-    pack_losses = _gather(micro_steps, losses, num_packs)
+    pack_losses = _gather(mesh, micro_steps, losses, num_packs)
     grad_norm = model.clip_gradients(clip_norm)
     return Gradients(math.fsum(pack_losses) / weight, grad_norm, pack_losses)
 
 
 def _gather(
-    micro_steps: Sequence[MicroStep], losses: Sequence[torch.Tensor], num_packs: int
+    mesh: Mesh, micro_steps: Sequence[MicroStep], losses: Sequence[torch.Tensor], num_packs: int
 ) -> list[float]:
     """Return the loss of every pack on every rank; the device is waited for only here."""
     by_slot = [0.0] * num_packs
     for micro, loss in zip(micro_steps, losses, strict=True):
         if micro.slot is not None:
             by_slot[micro.slot] = float(loss)
-    return sum_over_ranks(by_slot)
+    return sum_over_shares(by_slot, mesh)

@@ -9,9 +9,9 @@ from collections import defaultdict
 
 import torch
 
-from longrun.nn.layout import build_layout
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
-from longrun.parallel.mesh import Mesh, sum_over_ranks
+from longrun.parallel.mesh import Mesh, sum_over_shares
 from longrun.train.balance import deal
 from longrun.train.step import filler
 from longrun.train.supervision import HeldOutReader
@@ -29,13 +29,13 @@ def validate(
     hands = deal([held_out.cost(part) for part in range(num_parts)], mesh.data_size)
     losses, weights = [0.0] * num_parts, [0.0] * num_parts
     for part in hands[mesh.data_rank]:
-        layout = build_layout(held_out.read(part))
+        layout = lay_out(held_out.read(part), mesh)
         weights[part] = layout.weight_sum()
-        losses[part] = float(model.model.loss(layout.to(mesh.device), chunk_tokens=chunk_tokens))
+        losses[part] = float(model.model.loss(layout, chunk_tokens=chunk_tokens))
     for _ in range(max(map(len, hands)) - len(hands[mesh.data_rank])):
-        model.model.loss(filler(mesh.device).layout, chunk_tokens=chunk_tokens)
+        model.model.loss(filler(mesh).layout, chunk_tokens=chunk_tokens)
     model.end_forward()
-    return _summary(held_out, sum_over_ranks(losses), sum_over_ranks(weights))
+    return _summary(held_out, sum_over_shares(losses, mesh), sum_over_shares(weights, mesh))
 
 
 def _summary(

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from longrun.errors import VerificationError
-from longrun.nn.layout import PackLayout, build_layout
-from longrun.parallel.data import Distributed
+from longrun.nn.layout import build_layout
+from longrun.parallel.context import lay_out
+from longrun.parallel.data import Distributed, stored_part
 from longrun.parallel.mesh import Mesh, all_agree, any_rank, sum_over_ranks
 from longrun.train.step import MicroStep, compute_gradients, filler
 from longrun.train.supervision import Weighted
@@ -70,7 +70,11 @@ def check_isolation(model: Distributed, mesh: Mesh, documents: Sequence[Weighted
         altered[changed] = (tokens + 1) % np.int32(vocab_size), weights
         after = _logits(model, mesh, altered)
         others = [index for index in range(len(documents)) if index != changed]
-        leaks = [index for index in others if not torch.equal(before[index], after[index])]
+        leaks = [
+            document
+            for (document, old), (_, new) in zip(before, after, strict=True)
+            if document in others and not torch.equal(old, new)
+        ]
         if any_rank(bool(leaks)):
             raise VerificationError(
                 f"isolation: changing document {changed} of a pack changed the logits of document"
@@ -89,15 +93,17 @@ def check_regrouping(
         VerificationError: they differ by more than ``BOUNDS`` allows.
     """
     weight = sum(build_layout([document]).weight_sum() for document in documents)
-    packed = [MicroStep(0, build_layout(documents))] if mesh.rank == 0 else []
-    alone = [MicroStep(index, build_layout([document])) for index, document in enumerate(documents)]
-    alone = alone[mesh.rank :: mesh.size]
+    packed = [MicroStep(0, lay_out(documents, mesh))] if mesh.data_rank == 0 else []
+    alone = [
+        MicroStep(index, lay_out([documents[index]], mesh))
+        for index in range(mesh.data_rank, len(documents), mesh.data_size)
+    ]
     found = []
     for micro_steps, num_packs in ((packed, 1), (alone, len(documents))):
-        moved = [MicroStep(micro.slot, micro.layout.to(mesh.device)) for micro in micro_steps]
-        moved += [filler(mesh.device)] * (math.ceil(num_packs / mesh.size) - len(moved))
+        missing = math.ceil(num_packs / mesh.data_size) - len(micro_steps)
+        filled = micro_steps + [filler(mesh)] * missing
         gradients = compute_gradients(
-            model, moved, num_packs=num_packs, weight=weight, chunk_tokens=chunk_tokens
+            model, mesh, filled, num_packs=num_packs, weight=weight, chunk_tokens=chunk_tokens
         )
         found.append((gradients.loss, _local_gradients(model)))
     (packed_loss, packed_gradients), (alone_loss, alone_gradients) = found
@@ -120,20 +126,22 @@ def _end(document: Weighted) -> Weighted:
     return tokens, weights
 
 
-def _logits(model: Distributed, mesh: Mesh, documents: Sequence[Weighted]) -> list[Tensor]:
-    layout: PackLayout = build_layout(documents).to(mesh.device)
-    return list(torch.split(model.model.logits(layout), list(layout.lengths)))
+def _logits(
+    model: Distributed, mesh: Mesh, documents: Sequence[Weighted]
+) -> list[tuple[int, Tensor]]:
+    """Return (document, logits) of every run of tokens that this rank has; collective."""
+    layout = lay_out(documents, mesh)
+    parts = torch.split(model.model.logits(layout), list(layout.lengths))
+    return list(zip(layout.documents, parts, strict=True))
 
 
 def _local_gradients(model: Distributed) -> dict[str, Tensor]:
     """Copy this rank's part of every gradient."""
-    local = {}
-    for name, parameter in model.model.named_parameters():
-        gradient = parameter.grad
-        if gradient is not None:
-            own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            local[name] = own.detach().clone()
-    return local
+    return {
+        name: stored_part(parameter.grad).clone()
+        for name, parameter in model.model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def _largest_difference(

@@ -77,7 +77,7 @@ def work(config: TrainConfig, stop: StopRequest) -> tuple[int, bool]:
     from longrun.train.verify import verify
 
     check_devices(config.num_processes)
-    mesh = start_mesh()
+    mesh = start_mesh(tensor_size=config.tensor_parallel, context_size=config.context_parallel)
     training = build_training(config, mesh)
     step = resume(training)
     if config.verify and step < training.num_steps:

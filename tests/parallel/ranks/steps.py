@@ -1,4 +1,4 @@
-"""Optimizer steps of a tiny decoder over the documents that a deal gives to each rank."""
+"""Optimizer steps of a tiny decoder over the documents that a deal gives to each data rank."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from longrun.errors import InputError
 from longrun.nn.arch import Arch
-from longrun.nn.decoder import Decoder, Recompute
-from longrun.nn.layout import Document, build_layout
-from longrun.parallel.data import Distributed, Sharding, distribute
-from longrun.parallel.mesh import Mesh, sum_over_ranks
+from longrun.nn.costs import Recompute
+from longrun.nn.decoder import Decoder
+from longrun.nn.layout import Document
+from longrun.parallel.context import lay_out
+from longrun.parallel.data import Distributed, distribute, gather_parameter, load_state, stored_part
+from longrun.parallel.layouts import Layout, Sharding
+from longrun.parallel.mesh import Mesh, sum_over_shares
 
 Deal = Sequence[Sequence[Sequence[int]]]
-"""``deal[rank][micro_step]``: the indices of the documents of one pack."""
+"""``deal[data_rank][micro_step]``: the indices of the documents of one pack."""
 
 
 @dataclass
@@ -25,9 +27,14 @@ class Case:
     """One way to take the steps."""
 
     arch: Arch
-    sharding: Sharding
     deal: Deal
+    sharding: Sharding = "replicate"
+    tensor: int = 1
+    context: int = 1
+    shard_size: int | None = None
     recompute: Recompute = "none"
+    compiled: bool = False
+    chunk_tokens: int = 6
     dtype: torch.dtype = torch.float64
     compute_dtype: torch.dtype = torch.float64
     max_norm: float = math.inf
@@ -49,34 +56,54 @@ class Outcome:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a copy without sharding."""
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().clone()
+    return gather_parameter(tensor).clone()
 
 
 def take_step(distributed: Distributed, mesh: Mesh, case: Case, documents: list[Document]) -> float:
     """Run the micro-steps of this rank; return the loss of the whole batch."""
     packs = [
-        build_layout([documents[index] for index in pack], multiple_of=8)
-        for pack in case.deal[mesh.rank]
+        lay_out([documents[index] for index in pack], mesh) for pack in case.deal[mesh.data_rank]
     ]
-    total = sum_over_ranks([sum(pack.weight_sum() for pack in packs)])[0]
+    total = sum_over_shares([sum(pack.weight_sum() for pack in packs)], mesh)[0]
     loss_sum = 0.0
     distributed.begin_step()
     for index, pack in enumerate(packs):
-        loss = distributed.model.loss(pack, chunk_tokens=6)
+        last = index == len(packs) - 1
+        distributed.begin_micro_step(last)
+        loss = distributed.model.loss(pack, chunk_tokens=case.chunk_tokens)
         (loss / total).backward()
-        distributed.end_backward(last=index == len(packs) - 1)
+        distributed.end_backward(last)
         loss_sum += loss.item()
-    return sum_over_ranks([loss_sum])[0] / total
+    return sum_over_shares([loss_sum], mesh)[0] / total
 
 
-def take_steps(mesh: Mesh, case: Case, documents: list[Document]) -> Outcome:
-    """Take the steps of one case. Every rank starts from other weights, and rank 0's must win."""
-    model = Decoder(
-        case.arch, backend="sdpa", recompute=case.recompute, compute_dtype=case.compute_dtype
+def build(mesh: Mesh, case: Case) -> Distributed:
+    """Build the model of one case, with rank 0's weights on all ranks."""
+    with torch.device("meta"):
+        model = Decoder(
+            case.arch, backend="sdpa", recompute=case.recompute, compute_dtype=case.compute_dtype
+        ).to(case.dtype)
+    layout = Layout(
+        num_ranks=mesh.size,
+        tensor=case.tensor,
+        context=case.context,
+        sharding=case.sharding,
+        shard_size=case.shard_size,
     )
-    model.initialise(seed=mesh.rank, std=0.3)
-    distributed = distribute(model.to(case.dtype), mesh, case.sharding)
+    distributed = distribute(model, mesh, layout, compiled=case.compiled)
+    initial = Decoder(case.arch, backend="sdpa")
+    initial.initialise(seed=mesh.rank, std=0.3)
+    load_state(distributed.model, dict(initial.to(case.dtype).named_parameters()))
+    return distributed
+
+
+def take_steps(process: Mesh, case: Case, documents: list[Document]) -> Outcome:
+    """Take the steps of one case. Every rank draws other weights, and rank 0's must win."""
+    mesh = Mesh(
+        process.rank, process.size, process.device, process.backend, case.tensor, case.context
+    )
+    distributed = build(mesh, case)
+    model = distributed.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     outcome = Outcome()
     for _ in range(case.steps):
@@ -86,20 +113,21 @@ def take_steps(mesh: Mesh, case: Case, documents: list[Document]) -> Outcome:
             {name: whole(parameter.grad) for name, parameter in model.named_parameters()}
         )
         optimizer.step()
-    outcome.weights = distributed.full_state_dict()
-    outcome.local_elements = sum(
-        (p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters()
-    )
+    outcome.weights = {
+        name: gather_parameter(parameter).clone() for name, parameter in model.named_parameters()
+    }
+    outcome.local_elements = sum(stored_part(p).numel() for p in model.parameters())
     exchange_weights(mesh, distributed, outcome)
     return outcome
 
 
 def exchange_weights(mesh: Mesh, distributed: Distributed, outcome: Outcome) -> None:
     """Load other weights, and weights that do not fit, from rank 0."""
+    model = distributed.model
     state = {name: weight + 1 for name, weight in outcome.weights.items()}
-    distributed.load_full_state_dict(state)
+    load_state(model, state if mesh.rank == 0 else {})
     outcome.loaded = {
-        name: whole(parameter) for name, parameter in distributed.model.named_parameters()
+        name: gather_parameter(parameter).clone() for name, parameter in model.named_parameters()
     }
     wrong = dict(state)
     if mesh.rank == 0:
@@ -107,7 +135,7 @@ def exchange_weights(mesh: Mesh, distributed: Distributed, outcome: Outcome) -> 
     lacking = {name: value for name, value in state.items() if name != "model.norm.weight"}
     for unfit in (wrong, lacking, {**state, "lm_head.bias": torch.ones(1)}):
         try:
-            distributed.load_full_state_dict(unfit)
+            load_state(model, unfit)
         except InputError as error:
             outcome.refusals.append(str(error))
 
