@@ -25,7 +25,7 @@ import numpy as np
 
 from longrun.data.packing import pack
 from longrun.formats.atomic import write_text
-from longrun.nn.costs import ModelShape, attention_share, effective_length
+from longrun.nn.costs import ATTENTION_RATE, ModelShape, attention_share, effective_length
 from longrun.plan.models import find_model
 from longrun.train.balance import Ranks, deal_batch, pack_cost
 
@@ -75,8 +75,10 @@ def lost(batch: list[np.ndarray], share: float, ranks: Ranks, balance: str) -> t
     return 1 - 1 / dealt.imbalance(ranks.waiting), dealt.most_micro_steps
 
 
-def simulate(packs: list[np.ndarray], model: str, num_batches: int) -> list[dict[str, object]]:
-    share = attention_share(ModelShape.of(find_model(model)))
+def simulate(
+    packs: list[np.ndarray], model: str, num_batches: int, attention_rate: float
+) -> list[dict[str, object]]:
+    share = attention_share(ModelShape.of(find_model(model)), attention_rate)
     plain, alike = batches_of(packs)[:num_batches], windowed(packs, share)
     rows = []
     for size in DATA_RANKS:
@@ -125,6 +127,12 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=7500, help="tokens of a document")
     parser.add_argument("--sigma", type=float, default=0.7, help="of the logarithm of the length")
     parser.add_argument("--batches", type=int, default=8, help="batches to average over")
+    parser.add_argument(
+        "--attention-rate",
+        type=float,
+        default=ATTENTION_RATE,
+        help="speed of attention over that of matrix products",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
@@ -136,9 +144,14 @@ def main() -> None:
         f"{len(lengths):,} documents of {lengths.mean():,.0f} tokens on average, sigma"
         f" {arguments.sigma}, S_eff {effective_length(lengths.tolist()):,.0f}, packs of"
         f" {PACK_SIZE:,} filled to {lengths.sum() / len(packs) / PACK_SIZE:.2%},"
-        f" {BATCH_SIZE} packs a step"
+        f" {BATCH_SIZE} packs a step, attention at {arguments.attention_rate:g} of the speed of"
+        " products"
     )
-    rows = [row for model in MODELS for row in simulate(packs, model, arguments.batches)]
+    rows = [
+        row
+        for model in MODELS
+        for row in simulate(packs, model, arguments.batches, arguments.attention_rate)
+    ]
     result = {
         "kind": "simulation, no device was used",
         "mixture": mixture,

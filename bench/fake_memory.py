@@ -10,6 +10,7 @@ the peak of the second step, and what ``longrun.plan.memory`` says.
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peak_memory import PeakMemory
 
 from longrun.config.stages import OptimizerSettings
+from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
 from longrun.nn.layout import PackLayout
 from longrun.optim.optimizers import build_optimizers
@@ -30,6 +32,7 @@ from longrun.parallel import data
 from longrun.parallel.context import lay_out
 from longrun.parallel.layouts import Layout, check_layout
 from longrun.parallel.mesh import Mesh
+from longrun.plan.memory import StepMemory, StepSettings, step_memory
 from longrun.plan.models import NAMED, find_model
 
 DEFAULTS = {
@@ -68,6 +71,8 @@ def build(settings: dict) -> Decoder:
 def spread(model: Decoder, mesh: Mesh, layout: Layout, fake: FakeTensorMode) -> data.Distributed:
     """Distribute ``model`` and give it memory without data."""
     if layout.tensor == 1 and layout.sharding == "replicate":
+        axis = data._context_axis(mesh, layout)
+        data._context_axis = lambda mesh, layout: axis
         with fake:
             return data.distribute(model, mesh, layout)
     # Sharding looks at values, which tensors without data do not have; so memory comes after it.
@@ -79,17 +84,21 @@ def spread(model: Decoder, mesh: Mesh, layout: Layout, fake: FakeTensorMode) -> 
     return distributed
 
 
-def simulate(settings: dict) -> dict:
-    dist.init_process_group("fake", rank=0, world_size=settings["ranks"], store=FakeStore())
-    sizes = settings["tensor"], settings["context"]
-    mesh = Mesh(0, settings["ranks"], torch.device("cpu"), "gloo", *sizes)
-    layout = Layout(
+def layout_of(settings: dict) -> Layout:
+    return Layout(
         num_ranks=settings["ranks"],
         tensor=settings["tensor"],
         context=settings["context"],
         sharding=settings["sharding"],
         shard_size=settings["shard_size"],
     )
+
+
+def simulate(settings: dict) -> dict:
+    dist.init_process_group("fake", rank=0, world_size=settings["ranks"], store=FakeStore())
+    sizes = settings["tensor"], settings["context"]
+    mesh = Mesh(0, settings["ranks"], torch.device("cpu"), "gloo", *sizes)
+    layout = layout_of(settings)
     model = build(settings)
     check_layout(layout, model.arch, "fake_memory")
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -110,20 +119,41 @@ def run_steps(distributed: data.Distributed, pack: PackLayout, settings: dict) -
         memory.watch([distributed._flat])
     with memory:
         for _ in range(2):
-            memory.peak_bytes = memory.bytes
+            memory.take_peak()
             distributed.begin_step()
             for index in range(settings["micro_steps"]):
                 last = index == settings["micro_steps"] - 1
                 distributed.begin_micro_step(last)
                 loss = model.loss(pack, chunk_tokens=settings["chunk_tokens"])
-                peaks["forward"] = memory.peak_bytes
+                peaks["forward"] = memory.take_peak()
+                peaks["kept for backward"] = memory.bytes
                 (loss / 1000).backward()
+                peaks["backward"] = memory.take_peak()
                 distributed.end_backward(last)
             del loss
-            peaks["backward"], peaks["after backward"] = memory.peak_bytes, memory.bytes
+            peaks["after backward"] = memory.bytes
             optimizers.step(1e-4)
-            peaks["optimizer"], peaks["between steps"] = memory.peak_bytes, memory.bytes
+            peaks["optimizer"], peaks["between steps"] = memory.take_peak(), memory.bytes
     return peaks
+
+
+def model_memory(settings: dict) -> StepMemory:
+    shape = ModelShape.of(find_model(settings["model"]))
+    step = StepSettings(
+        pack_tokens=settings["pack_size"],
+        recompute=settings["recompute"],
+        optimizer=settings["optimizer"],
+        compute_bytes=2 if settings["dtype"] == "bfloat16" else 4,
+        compiled=False,
+        loss_chunk_tokens=settings["chunk_tokens"],
+        micro_steps=settings["micro_steps"],
+    )
+    return step_memory(shape, layout_of(settings), step)
+
+
+def tensors_of(memory: StepMemory) -> int:
+    """Return the modelled bytes of tensors, without those of a device's runtime."""
+    return memory.total_bytes - memory.runtime_bytes
 
 
 def main() -> None:
@@ -137,8 +167,15 @@ def main() -> None:
         NAMED[name] = NAMED[name] | {"num_hidden_layers": settings["layers"]}
     began = time.process_time()
     peaks = simulate(settings)
-    shown = {name: round(size / 2**30, 3) for name, size in peaks.items()}
-    print(json.dumps({"settings": settings, "GiB": shown, "s": time.process_time() - began}))
+    modelled = model_memory(settings)
+    result = {
+        "settings": settings,
+        "simulated_bytes": peaks,
+        "modelled_bytes": asdict(modelled),
+        "modelled_over_simulated": tensors_of(modelled) / max(peaks.values()),
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

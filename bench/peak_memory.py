@@ -34,6 +34,11 @@ class PeakMemory(TorchDispatchMode):
             local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
             self._count(local.untyped_storage())
 
+    def take_peak(self) -> int:
+        """Return the peak since the last call."""
+        peak, self.peak_bytes = self.peak_bytes, self.bytes
+        return peak
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._live:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from longrun.cli import run_verbs, stage_verbs
+from longrun.cli import plan_verb, run_verbs, stage_verbs
 from longrun.errors import LongrunError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 run_verbs.register(app)
 stage_verbs.register(app)
+plan_verb.register(app)
 
 
 def main() -> None:

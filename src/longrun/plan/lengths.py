@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ _SPARE = 1.02
 """Tokens drawn over those needed: packs are never quite full."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workload:
     """What is to be trained on."""
 
@@ -31,12 +32,12 @@ class Workload:
     source: str
     """Where the lengths come from, for the reader."""
 
-    @property
+    @cached_property
     def tokens_per_step(self) -> float:
         """Mean tokens of a batch."""
-        return self.lengths.sum(dtype=np.int64) / len(self.batches)
+        return float(self.lengths.sum(dtype=np.int64)) / len(self.batches)
 
-    @property
+    @cached_property
     def effective_length(self) -> float:
         """``S_eff``: the length that an average token's attention sees."""
         lengths = self.lengths.astype(np.float64)
@@ -93,6 +94,7 @@ def _drawn(settings: PlanSettings) -> Workload:
     num_steps = settings.max_steps
     if settings.documents is not None:
         in_all = settings.documents * len(packs) / len(lengths) * settings.max_epochs
-        num_steps = min(int(in_all) // batch, settings.max_steps or math.inf)
+        in_epochs = int(in_all) // batch
+        num_steps = in_epochs if num_steps is None else min(in_epochs, num_steps)
     source = f"drawn: log-normal, mean {mean:,.0f}, sigma {sigma:g}, cut at {size:,}"
     return Workload(batches, size, num_steps, source)

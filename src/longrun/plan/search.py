@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from longrun.nn.arch import Arch
 from longrun.nn.costs import ModelShape, Recompute, attention_share, model_flops
 from longrun.parallel.layouts import Layout, Sharding, obstacle
@@ -28,10 +25,10 @@ from longrun.plan.time import (
     unit_costs,
     weights_seconds,
 )
-from longrun.train.balance import Ranks, deal_batch
+from longrun.plan.waiting import Dealing
+from longrun.train.balance import Ranks
 
 GIB = 2**30
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +88,6 @@ class Plan:
     """Layouts that fit and are not ranked because they are slower than those that are."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Dealt:
-    """Some batches, dealt: [R ranks, M micro-steps] per batch."""
-
-    tokens: list[Floats]
-    squares: list[Floats]
-    waiting: int
-
-    @property
-    def micro_steps(self) -> int:
-        return max(tokens.shape[1] for tokens in self.tokens)
-
-    def slowest(self, unit: UnitCosts) -> float:
-        """Return the seconds of the slowest rank, averaged over the batches."""
-        return float(np.mean([self._slowest(unit, index) for index in range(len(self.tokens))]))
-
-    def _slowest(self, unit: UnitCosts, index: int) -> float:
-        times = self.tokens[index] * unit.per_token + self.squares[index] * unit.per_square
-        return float(times.reshape(-1, self.waiting, times.shape[1]).max(1).sum(1).max())
-
-
 class Planner:
     """Models the choices of one model, workload and cluster."""
 
@@ -124,7 +100,7 @@ class Planner:
             rates=settings.rates.filled(settings.gpu), node_size=settings.num_processes
         )
         self.num_ranks = settings.num_nodes * settings.num_processes
-        self._dealt: dict[Ranks, _Dealt] = {}
+        self._dealing = Dealing(workload, attention_share(self.shape), settings.balance)
 
     @cached_property
     def usable_bytes(self) -> float:
@@ -132,27 +108,50 @@ class Planner:
         return self.machine.rates.memory_gib * GIB * self.settings.memory_share
 
     def plan(self, best: int | None) -> Plan:
-        """Rank at least the ``best`` fastest layouts; None: all that fit."""
-        fitting, rejected = [], []
+        """Rank the ``best`` fastest layouts that differ in more than details; None: all that fit.
+
+        Details are how far a copy of the weights is spread and what is computed again.
+        """
+        fitting: list[Option] = []
+        rejected: list[Option] = []
         for choice in self.choices():
             option = self.weigh(choice)
             (rejected if option.reason else fitting).append(option)
-        ordered = sorted(fitting, key=lambda option: (self._even_seconds(option), _simple(option)))
-        ranked: list[Option] = []
-        for option in ordered:
-            if best is not None and len(ranked) >= best:
-                ranked.sort(key=_by_time)
-                if _seconds(ranked[best - 1]) <= self._even_seconds(option):
-                    break
-            ranked.append(replace(option, time=self.time(option.choice)))
-        ranked.sort(key=_by_time)
-        return Plan(ranked[:best], rejected, len(ordered) - len(ranked[:best]))
+        ordered = [(self._even_seconds(option.choice), option) for option in fitting]
+        ordered.sort(key=lambda pair: (pair[0], _simple(pair[1])))
+        if best is None:
+            timed = [self._timed(option) for _, option in ordered]
+            return Plan(sorted(timed, key=_by_time), rejected, 0)
+        ranked = self._fastest(ordered, best)
+        return Plan(ranked, rejected, len(fitting) - len(ranked))
+
+    def _fastest(self, ordered: list[tuple[float, Option]], best: int) -> list[Option]:
+        """Return the fastest option of each of the ``best`` families."""
+        found: dict[tuple[int, int, str], Option] = {}
+        for even, option in ordered:
+            fastest = sorted(found.values(), key=_by_time)[:best]
+            if len(fastest) == best and _seconds(fastest[-1]) <= even:
+                break
+            layout = option.choice.layout
+            family = layout.tensor, layout.context, layout.sharding
+            if family in found and _seconds(found[family]) <= even:
+                continue
+            timed = self._timed(option)
+            found[family] = min(timed, found.get(family, timed), key=_by_time)
+        return sorted(found.values(), key=_by_time)[:best]
+
+    def _timed(self, option: Option) -> Option:
+        return replace(option, time=self.time(option.choice))
 
     def choices(self) -> Iterator[Choice]:
         """Yield every choice that the settings leave open, legal or not."""
-        fixed, sizes = self.settings, _powers_of_two(self.num_ranks)
-        tensors = [fixed.tensor_parallel] if fixed.tensor_parallel else sizes
-        contexts = [fixed.context_parallel] if fixed.context_parallel else sizes
+        fixed = self.settings
+        tensors = _divisors(fixed.num_processes)
+        contexts = _divisors(self.num_ranks)
+        if fixed.tensor_parallel is not None:
+            tensors = [fixed.tensor_parallel]
+        if fixed.context_parallel is not None:
+            contexts = [fixed.context_parallel]
         shardings = [fixed.sharding] if fixed.sharding else list(get_args(Sharding))
         recomputes = [fixed.recompute] if fixed.recompute else list(get_args(Recompute))
         for tensor in tensors:
@@ -171,11 +170,16 @@ class Planner:
                                 yield Choice(layout, recompute, optimizer)
 
     def _shard_sizes(self, tensor: int, context: int, sharding: Sharding) -> list[int | None]:
-        """Return one machine, 2, 4 ... machines, and all ranks (None)."""
+        """Return one machine, 2, 4 ... machines, and all ranks (None).
+
+        Nothing where a rank has nobody to share with: that is ``replicate``.
+        """
         if sharding == "replicate":
             return [None]
         if self.settings.shard_size:
             return [self.settings.shard_size]
+        if self.num_ranks == tensor:
+            return []
         sharers, size = self.num_ranks // (tensor * context) * context, self.settings.num_processes
         sizes: list[int | None] = [None]
         while (shard_size := size // tensor) < sharers:
@@ -204,14 +208,14 @@ class Planner:
 
     def time(self, choice: Choice) -> StepTime:
         """Return the modelled time of a step."""
-        dealt = self._deal(Ranks.of(choice.layout))
+        dealt = self._dealing.deal(Ranks.of(choice.layout))
         unit = self._unit(choice)
         even = self._mean_seconds(choice.layout, unit)
         talking = self.workload.tokens_per_step * unit.talking_per_token / choice.layout.data
         return StepTime(
             compute_seconds=even - talking,
             talking_seconds=talking,
-            waiting_seconds=dealt.slowest(unit) - even,
+            waiting_seconds=dealt.slowest_seconds(unit) - even,
             weights_seconds=self._weights_seconds(choice, even, dealt.micro_steps),
             optimizer_seconds=optimizer_seconds(self.shape, choice.layout, self.machine),
         )
@@ -258,12 +262,12 @@ class Planner:
         squares = tokens * self.workload.effective_length
         return (tokens * unit.per_token + squares * unit.per_square) / layout.data
 
-    def _even_seconds(self, option: Option) -> float:
+    def _even_seconds(self, choice: Choice) -> float:
         """Return the seconds of a step if the deal were even: never more than they are."""
-        layout = option.choice.layout
-        even = self._mean_seconds(layout, self._unit(option.choice))
+        layout = choice.layout
+        even = self._mean_seconds(layout, self._unit(choice))
         micro_steps = -(-self.settings.global_batch_size // layout.data)
-        weights = self._weights_seconds(option.choice, even, micro_steps)
+        weights = self._weights_seconds(choice, even, micro_steps)
         return even + weights + optimizer_seconds(self.shape, layout, self.machine)
 
     def _weights_seconds(self, choice: Choice, even: float, micro_steps: int) -> float:
@@ -276,27 +280,9 @@ class Planner:
             compute_seconds=even / micro_steps,
         )
 
-    def _deal(self, ranks: Ranks) -> _Dealt:
-        if ranks not in self._dealt:
-            share, size = attention_share(self.shape), self.workload.pack_size
-            tokens, squares = [], []
-            for packs in self.workload.batches:
-                dealt = deal_batch(packs, share, ranks, self.settings.balance, size)
-                lengths = np.concatenate(packs).astype(np.float64)
-                shape = ranks.size, dealt.most_micro_steps
-                tokens.append(np.zeros(shape))
-                squares.append(np.zeros(shape))
-                for rank, hand in enumerate(dealt.hands):
-                    for index, documents in enumerate(hand):
-                        own = lengths[list(documents)]
-                        tokens[-1][rank, index] = own.sum()
-                        squares[-1][rank, index] = (own**2).sum()
-            self._dealt[ranks] = _Dealt(tokens, squares, ranks.waiting)
-        return self._dealt[ranks]
 
-
-def _powers_of_two(limit: int) -> list[int]:
-    return [1 << power for power in range(limit.bit_length()) if 1 << power <= limit]
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
 
 
 def _seconds(option: Option) -> float:

@@ -118,7 +118,7 @@ class PlanSettings(Settings):
     """As in ``train``."""
     balance: Literal["auto", "packs", "documents"] = "auto"
     """As in ``train``."""
-    optimizers: Annotated[list[Literal["adamw", "muon"]], Field(min_length=1)] = ["adamw"]
+    optimizers: Annotated[list[Literal["adamw", "muon"]], Field(min_length=1)] = ["adamw"]  # noqa: RUF012 - pydantic copies the defaults of fields
     """Optimizers to compare by memory."""
     tensor_parallel: PositiveInt | None = None
     """Look at this size only; null: at all."""
