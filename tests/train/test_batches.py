@@ -1,11 +1,12 @@
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from longrun.train.batches import Batches, PackId, TokenBatches, deal, epoch_order, pack_cost
+from longrun.train.batches import Batches, PackId, TokenBatches, WindowedBatches, epoch_order
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 
@@ -97,23 +98,44 @@ def test_passes_over_the_packs_are_counted_in_fractions():
     assert [batches.epochs_before(step) for step in (0, 1, 2, 3, 6)] == [0, 0.5, 1, 1.25, 2]
 
 
-def test_the_cost_of_a_document_grows_with_the_square_of_its_length():
-    assert pack_cost(np.array([10, 20]), 0.5) == 30 + 0.5 * (100 + 400)
+def windowed(sizes, batch_size, window, seed=0):
+    rng = np.random.default_rng(7)
+    costs = tuple(rng.permutation(size).astype(np.float64) for size in sizes)
+    return WindowedBatches(tuple(sizes), batch_size, seed, window, costs)
 
 
-@given(st.lists(st.floats(0.1, 100), max_size=20), st.integers(1, 5))
-def test_dealing_loses_and_doubles_nothing(costs, num_ranks):
-    hands = deal(costs, num_ranks)
-    assert len(hands) == num_ranks
-    assert Counter(item for hand in hands for item in hand) == Counter(range(len(costs)))
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
-@example([1, 1, 2])
-def test_two_ranks_work_at_most_a_sixth_longer_than_in_the_best_deal(costs):
-    worst = max(sum(costs[item] for item in hand) for hand in deal(costs, 2))
-    best = min(
-        max(sum(c for c, r in zip(costs, ranks, strict=True) if r == side) for side in (0, 1))
-        for ranks in (tuple((bits >> i) & 1 for i in range(len(costs))) for bits in range(64))
+@given(SIZES, st.integers(1, 4), st.integers(2, 4), st.integers(0, 3))
+def test_a_window_has_the_packs_of_its_batches_and_each_is_used_once(
+    sizes, batch_size, window, number
+):
+    plain, sorted_ = Batches(tuple(sizes), batch_size, 0), windowed(sizes, batch_size, window)
+    steps = range(number * window, (number + 1) * window)
+    assert Counter(pack for step in steps for pack in sorted_[step]) == Counter(
+        pack for step in steps for pack in plain[step]
     )
-    assert worst <= 7 / 6 * best
+    assert [sorted_[step] for step in reversed(steps)] == [
+        windowed(sizes, batch_size, window)[step] for step in reversed(steps)
+    ]
+
+
+@given(st.integers(2, 4), st.integers(1, 4), st.integers(0, 3))
+def test_the_batches_of_a_window_do_not_overlap_in_cost(window, batch_size, number):
+    batches = windowed([60], batch_size, window)
+    spans = []
+    for step in range(number * window, (number + 1) * window):
+        costs = [batches.costs[0][pack.pack] for pack in batches[step]]
+        spans.append((min(costs), max(costs)))
+    spans.sort()
+    assert all(one[1] < two[0] for one, two in pairwise(spans))
+
+
+def test_the_batches_of_a_window_are_not_used_in_the_order_of_their_cost():
+    batches = windowed([400], 4, 4)
+    firsts = Counter()
+    for number in range(25):
+        means = [
+            np.mean([batches.costs[0][pack.pack] for pack in batches[number * 4 + place]])
+            for place in range(4)
+        ]
+        firsts[int(np.argmin(means))] += 1
+    assert set(firsts) == {0, 1, 2, 3}

@@ -80,9 +80,10 @@ def alone(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(world, tmp_path_factory):
-    """An uninterrupted training by two processes."""
+    """An uninterrupted training by two processes that share every batch by its documents."""
     folder = tmp_path_factory.mktemp("runs") / "pair"
-    stage.run(world.config(folder, **LONG | {"verify": True}, num_processes=2))
+    settings = LONG | {"verify": True, "num_processes": 2, "balance": "documents"}
+    stage.run(world.config(folder, **settings))
     return folder
 
 
@@ -93,6 +94,19 @@ def sharded(world, tmp_path_factory):
     settings = LONG | {"verify": True, "num_processes": 2, "sharding": "full"}
     stage.run(world.config(folder, **settings))
     return folder
+
+
+def test_every_step_of_several_processes_logs_how_evenly_it_was_dealt(alone, pair, sharded):
+    trained = {
+        folder: [line for line in read_metrics(folder) if "loss" in line]
+        for folder in (alone, pair, sharded)
+    }
+    for line in trained[pair]:
+        assert 1 <= line["modelled_imbalance"] <= line["measured_imbalance"] * 2
+        assert 1 <= line["measured_imbalance"] <= 2
+    assert all(line["modelled_imbalance"] >= 1 for line in trained[sharded])
+    assert not any("measured_imbalance" in line for line in trained[sharded])
+    assert not any("modelled_imbalance" in line for line in trained[alone])
 
 
 @pytest.mark.parametrize("other", ["pair", "sharded"])
@@ -129,6 +143,8 @@ def test_a_training_killed_at_random_instants_is_bitwise_the_uninterrupted_one(
 ):
     random_instants = random.Random(num_processes)
     settings = LONG | {"num_processes": num_processes}
+    if reference == "pair":
+        settings |= {"balance": "documents"}
     kills = 0
     while True:
         process = start(world, tmp_path / "run", **settings)

@@ -6,13 +6,12 @@ from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.arch import Arch
 from longrun.nn.layout import build_layout
+from longrun.train.balance import Ranks
 from longrun.train.batches import PackId
 from longrun.train.supervision import (
     HeldOutReader,
     PackReader,
-    attention_share,
     build_batches,
     weigh,
     weight_table,
@@ -49,9 +48,9 @@ def test_packs_come_with_their_documents_costs_and_origins(world):
     indices = packs.plan(1)[2]
     lengths = [len(tokens) for tokens, _ in reader.read(pack)]
     assert lengths == [world.lengths[index] for index in indices]
-    assert reader.cost(pack) == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
-    assert [origin.line for origin in reader.origins([pack])] == [index + 2 for index in indices]
-    assert reader.cost(PackId(3, 2)) == reader.cost(pack)
+    assert [origin.line for origin in reader.origins(indices)] == [index + 2 for index in indices]
+    again = reader.read(PackId(3, 2))
+    assert [tokens.tolist() for tokens, _ in again] == [t.tolist() for t, _ in reader.read(pack)]
 
 
 def test_batches_in_tokens_count_the_tokens_that_carry_loss(world, tmp_path):
@@ -98,21 +97,30 @@ def test_held_out_documents_are_read_once_each_by_mode(world):
     assert sorted(read) == sorted(expected)
 
 
-def test_the_share_of_attention_is_that_of_its_multiplications():
-    arch = Arch.from_hf(
-        {
-            "model_type": "qwen2",
-            "vocab_size": 100,
-            "hidden_size": 8,
-            "intermediate_size": 16,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 64,
-        },
-        "config.json",
-    )
-    projections = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8
-    matrices = 3 * (projections + 3 * 8 * 16) + 8 * 100
-    assert attention_share(arch) == 3 * 8 / matrices
+@pytest.mark.parametrize("balance", ["packs", "documents"])
+def test_a_deal_names_every_document_of_its_batch_by_its_number_in_the_data(world, balance):
+    packs = PackSet.open(world.packs)
+    reader = PackReader(packs, LossWeights(), 0.01)
+    batch = [PackId(0, 1), PackId(1, 2), PackId(2, 0)]
+    dealt = reader.deal(batch, Ranks(2), balance)
+    expected = np.concatenate([packs.plan(pack.epoch)[pack.pack] for pack in batch])
+    found = dealt.documents(range(dealt.num_micro_steps))
+    assert sorted(found) == sorted(expected.tolist())
+    read = reader.read_documents(dealt.hands[0][0])
+    assert [len(tokens) for tokens, _ in read] == [world.lengths[n] for n in dealt.hands[0][0]]
+
+
+def test_a_window_sorts_the_packs_by_the_time_that_the_model_takes_for_them(world, tmp_path):
+    packs = PackSet.open(world.packs)
+    plain = build_batches(world.config(tmp_path), packs)
+    sorted_ = build_batches(world.config(tmp_path, balance_window=2), packs)
+    lengths = [
+        [sum(world.lengths[index] for index in packs.plan(0)[pack.pack]) for pack in sorted_[step]]
+        for step in (0, 1)
+    ]
+    low, high = sorted(lengths, key=sum)
+    assert max(low) <= min(high)
+    together = [pack for step in (0, 1) for pack in plain[step]]
+    assert sorted(together) == sorted(pack for step in (0, 1) for pack in sorted_[step])
+    with pytest.raises(ConfigError, match="balance_window needs global_batch_size"):
+        world.config(tmp_path, balance_window=2, global_batch_tokens=40, global_batch_size=None)

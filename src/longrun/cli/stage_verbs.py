@@ -43,7 +43,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved sett
 def register(app: typer.Typer) -> None:
     """Add a verb for every stage to ``app``."""
     for verb, config in STAGES.items():
-        app.command(verb, help=_help(config), rich_help_panel=None)(_command(verb))
+        app.command(verb, help=explain_settings(config), rich_help_panel=None)(_command(verb))
 
 
 def load_config(verb: str, arguments: list[str]) -> StageConfig:
@@ -52,6 +52,11 @@ def load_config(verb: str, arguments: list[str]) -> StageConfig:
     Raises:
         ConfigError: one line naming the setting, the bound and the nearest name.
     """
+    return STAGES[verb].parse(read_values(arguments), verb)
+
+
+def read_values(arguments: list[str]) -> dict[str, Any]:
+    """Read YAML files and ``name=value`` arguments, the latter on top, as one tree of settings."""
     values: dict[str, Any] = {}
     for argument in arguments:
         if "=" not in argument:
@@ -59,7 +64,7 @@ def load_config(verb: str, arguments: list[str]) -> StageConfig:
     for argument in arguments:
         if "=" in argument:
             set_nested(values, *parse_override(argument))
-    return STAGES[verb].parse(values, verb)
+    return values
 
 
 def _command(verb: str) -> Any:
@@ -73,7 +78,8 @@ def _command(verb: str) -> Any:
     return command
 
 
-def _help(config: type[StageConfig]) -> str:
+def explain_settings(config: type[Settings]) -> str:
+    """Return the help of a verb: what it does and every setting with default and meaning."""
     heading = [(config.__doc__ or "").strip(), "", "\b", "Settings:"]
     return "\n".join([*heading, *_describe(config, "")])
 

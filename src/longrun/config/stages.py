@@ -391,6 +391,12 @@ class TrainConfig(EngineConfig):
     """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
     global_batch_tokens: PositiveInt | None = None
     """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
+    balance_window: PositiveInt = 1
+    """Batches whose packs are sorted by modelled time together and cut anew, so that all packs of a
+    step take equally long; 1: batches are random. Above 1 a batch has documents of like length."""
+    balance: Literal["auto", "packs", "documents"] = execution("auto")
+    """What is dealt to the processes by modelled time: whole packs, or single documents regrouped;
+    ``auto``: documents where that is modelled to save more than 0.3 %."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, learning rate and schedule."""
     seed: NonNegativeInt = 0
@@ -433,6 +439,10 @@ class TrainConfig(EngineConfig):
         if (self.global_batch_size is None) == (self.global_batch_tokens is None):
             raise ValueError(
                 "set either global_batch_size or global_batch_tokens, not both or none"
+            )
+        if self.balance_window > 1 and self.global_batch_size is None:
+            raise ValueError(
+                "balance_window needs global_batch_size: batches of equally many packs"
             )
         return self
 

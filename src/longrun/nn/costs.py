@@ -23,6 +23,11 @@ from typing import Any, Literal, assert_never
 
 from longrun.nn.arch import Arch
 
+ATTENTION_RATE = 0.5
+"""Speed of attention over that of matrix products, in training; an assumption, kernels differ.
+FlashAttention 2, which torch brings, is published with 335 and 320 TFLOP/s forward and backward on
+an H100 whose products reach about 640. Newer kernels come to 0.8."""
+
 Recompute = Literal["none", "pointwise", "all_but_attention", "full"]
 """What the backward pass computes again.
 
@@ -40,6 +45,8 @@ class ModelShape:
     num_layers: int
     hidden_size: int
     intermediate_size: int
+    num_heads: int
+    """Query heads."""
     query_size: int
     """Channels of all query heads: heads times channels of a head."""
     kv_size: int
@@ -57,7 +64,11 @@ class ModelShape:
         Raises:
             InputError: a field is missing or names a model that Longrun does not train.
         """
-        arch = Arch.from_hf(config, where)
+        return cls.of(Arch.from_hf(config, where))
+
+    @classmethod
+    def of(cls, arch: Arch) -> "ModelShape":
+        """Take the sizes of ``arch``."""
         query_size, kv_size = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         in_layer = (
             2 * arch.hidden_size
@@ -69,6 +80,7 @@ class ModelShape:
             num_layers=arch.num_layers,
             hidden_size=arch.hidden_size,
             intermediate_size=arch.intermediate_size,
+            num_heads=arch.num_heads,
             query_size=query_size,
             kv_size=kv_size,
             vocab_size=arch.vocab_size,
@@ -136,38 +148,23 @@ def hardware_flops(
 ) -> float:
     """Return operations per trained token that the device performs with a flash backward pass."""
     attention = 2.0 * shape.num_layers * shape.query_size * effective_tokens
-    again = 2.0 * shape.num_layers * _recomputed_parameters(shape, recompute)
+    again = 2.0 * shape.num_layers * recomputed_parameters(shape, recompute)
     if recompute == "full":
         again += attention
     return linear_flops(shape) + 3.5 * attention + again
 
 
-def saved_activation_bytes(
-    shape: ModelShape, *, tokens: int, recompute: Recompute, element_bytes: int = 2
-) -> int:
-    """Return bytes of activations that all layers keep for the backward pass of ``tokens``.
+def attention_share(shape: ModelShape, rate: float = ATTENTION_RATE) -> float:
+    """Return the time of attending to one key over the time of a token's matrices.
 
-    Counts fused pointwise operations and flash attention. Without fusion more is kept: our decoder
-    run eagerly, measured with saved-tensor hooks on 4 layers of width 256 and 2,048 tokens, keeps
-    1.35 times as much under ``none`` in float32 and 1.45 times in bfloat16.
-    ``element_bytes`` is 2 for bfloat16 and 4 for float32.
+    A training of a document of n tokens takes ``n + share * n ** 2``, in tokens. ``rate`` is the
+    speed of attention over that of matrix products.
     """
-    d, q, k, f = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
-    match recompute:
-        case "none":
-            channels = 4 * d + 2 * q + 2 * k + 3 * f
-        case "pointwise":
-            channels = 2 * d + 2 * q + 2 * k + 2 * f
-        case "all_but_attention":
-            channels = d + q
-        case "full":
-            channels = d
-        case _:
-            assert_never(recompute)
-    return element_bytes * channels * tokens * shape.num_layers
+    attention = 7.0 * shape.num_layers * shape.query_size / rate
+    return attention / linear_flops(shape)
 
 
-def _recomputed_parameters(shape: ModelShape, recompute: Recompute) -> int:
+def recomputed_parameters(shape: ModelShape, recompute: Recompute) -> int:
     """Return the parameters of one layer whose matrix products are computed again."""
     d, q, k, f = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
     match recompute:

@@ -1,4 +1,4 @@
-"""Which packs form batch n, and which rank takes which of them: pure functions, no files.
+"""Which packs form batch n: pure functions, no files.
 
 The packs of all epochs stand in one long line. Each epoch is shuffled by (seed, epoch) alone and
 batch n is the n-th run of that line: of ``batch_size`` packs, or of as many packs as are needed to
@@ -10,19 +10,24 @@ Two epochs of 5 packs, batches of 4::
     epoch 0     3 0 4 1 2     epoch 1     2 4 0 3 1
     batch 0     3 0 4 1       batch 1     2 | 2 4 0       left over: 3 1
 
-Inside a batch the gradient does not depend on the grouping, so packs are dealt to ranks by cost.
+In windows of w batches the packs are sorted by their modelled time and cut into w batches of packs
+that take equally long; these stand in an order drawn from (seed, window). Then even a rank with one
+pack per step hardly waits, but the documents of a batch are alike in length: another training, not
+only a faster one.
 """
 
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+_WINDOW_SEED = 1 << 32
+"""Keeps the order of a window apart from the order of an epoch with the same number."""
 
 
 class PackId(NamedTuple):
@@ -50,15 +55,19 @@ class PackLine(ABC):
 
     def __getitem__(self, step: int) -> list[PackId]:
         """Return the packs of the step with index ``step``, from 0 without end."""
+        return self._in_line(step, 1)
+
+    def _in_line(self, step: int, num_steps: int) -> list[PackId]:
+        """Return the packs of ``num_steps`` steps from ``step`` on, as they stand in line."""
         epoch, position = self.place(step)
-        missing = self.start(step + 1) - self.start(step)
-        batch: list[PackId] = []
-        while len(batch) < missing:
+        missing = self.start(step + num_steps) - self.start(step)
+        packs: list[PackId] = []
+        while len(packs) < missing:
             order = epoch_order(self.size(epoch), self.seed, epoch)
-            taken = order[position : position + missing - len(batch)]
-            batch += [PackId(epoch, int(pack)) for pack in taken]
+            taken = order[position : position + missing - len(packs)]
+            packs += [PackId(epoch, int(pack)) for pack in taken]
             epoch, position = epoch + 1, 0
-        return batch
+        return packs
 
     def size(self, epoch: int) -> int:
         """Return the number of packs of ``epoch``."""
@@ -104,6 +113,26 @@ class Batches(PackLine):
 
     def _steps_within(self, packs: int, most: float) -> int:
         return int(min(packs // self.batch_size, most))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedBatches(Batches):
+    """Batches of equally many packs of equal cost, sorted window by window."""
+
+    window: int
+    """Batches whose packs are sorted together."""
+    costs: tuple[npt.NDArray[np.float64], ...]
+    """Modelled time of the packs of each plan."""
+
+    def __getitem__(self, step: int) -> list[PackId]:
+        """Return the packs of the step with index ``step``, from 0 without end."""
+        window, place = divmod(step, self.window)
+        packs = self._in_line(window * self.window, self.window)
+        times = [self.costs[pack.epoch % len(self.costs)][pack.pack] for pack in packs]
+        by_time = np.argsort(times, kind="stable")
+        chosen = np.random.default_rng((self.seed, window, _WINDOW_SEED)).permutation(self.window)
+        begin = int(chosen[place]) * self.batch_size
+        return [packs[index] for index in by_time[begin : begin + self.batch_size]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +185,3 @@ def epoch_order(num_packs: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     order = np.random.default_rng((seed, epoch)).permutation(num_packs)
     order.flags.writeable = False
     return order
-
-
-def pack_cost(lengths: npt.NDArray[np.integer[Any]], attention_share: float) -> float:
-    """Model the time of a pack in tokens: ``sum(n + attention_share * n ** 2)`` over documents.
-
-    ``attention_share``: the work of attending to one key over that of a token's matrices.
-    """
-    tokens = lengths.astype(np.float64)
-    return float((tokens + attention_share * tokens**2).sum())
-
-
-def deal(costs: Sequence[float], num_ranks: int) -> list[list[int]]:
-    """Deal items to ranks so that the ranks finish together; ranks may get different counts.
-
-    Longest processing time first (Graham 1969: at most 4/3 of the best possible finish): the
-    dearest item that is left goes to the rank with the least work. Ties go to the smaller index.
-
-    >>> deal([5, 1, 4, 2], 2)
-    [[0, 1], [2, 3]]
-    """
-    loads = [0.0] * num_ranks
-    hands: list[list[int]] = [[] for _ in range(num_ranks)]
-    for item in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        rank = min(range(num_ranks), key=lambda index: (loads[index], index))
-        loads[rank] += costs[item]
-        hands[rank].append(item)
-    return [sorted(hand) for hand in hands]

@@ -35,8 +35,11 @@ from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import Schedule
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
+from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, any_rank, broadcast_object
-from longrun.train.batches import PackId, PackLine, deal
+from longrun.train.balance import Deal, Ranks
+from longrun.train.batches import PackId, PackLine
+from longrun.train.compute_time import ComputeTime, measured_imbalance
 from longrun.train.guard import Guard
 from longrun.train.prefetch import Prefetch
 from longrun.train.recorder import Recorder, StepNumbers
@@ -166,43 +169,55 @@ def train(training: Training, state: LoopState, stop_requested: Callable[[], boo
     return state.step
 
 
-def micro_steps_of(training: Training, batch: list[PackId]) -> list[MicroStep]:
-    """Return this rank's share of ``batch``, filled up to the longest share of any rank.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A batch as this rank sees it."""
+
+    dealt: Deal
+    """Which rank computes which documents; equal on every rank."""
+    micro_steps: list[MicroStep]
+    """This rank's, filled up to the most of any rank."""
+
+
+def share_of(training: Training, batch: list[PackId]) -> Share:
+    """Deal ``batch`` and lay out this rank's share of it.
 
     Reads files and copies to the device; in a thread of its own.
     """
-    mesh = training.mesh
-    hands = deal([training.packs.cost(pack) for pack in batch], mesh.data_size)
+    mesh, config = training.mesh, training.config
+    dealt = training.packs.deal(batch, Ranks.of(Layout.of(config)), config.balance)
+    first = dealt.first_slot(mesh.data_rank)
     own = [
-        MicroStep(slot, lay_out(training.packs.read(batch[slot]), mesh))
-        for slot in hands[mesh.data_rank]
+        MicroStep(first + index, lay_out(training.packs.read_documents(documents), mesh))
+        for index, documents in enumerate(dealt.hands[mesh.data_rank])
     ]
-    return own + [filler(mesh)] * (max(map(len, hands)) - len(own))
+    return Share(dealt, own + [filler(mesh)] * (dealt.most_micro_steps - len(own)))
 
 
 def _one_step(
-    training: Training, state: LoopState, prefetched: Prefetch[list[MicroStep]], guard: Guard
+    training: Training, state: LoopState, prefetched: Prefetch[Share], guard: Guard
 ) -> StepNumbers:
     """Train the step after ``state``."""
     began = time.perf_counter()
-    config, batch = training.config, training.batches[state.step]
-    micro_steps = prefetched.take()
-    waited = time.perf_counter() - began
-    counts = count(micro_steps, training.mesh)
+    config, share = training.config, prefetched.take()
+    dealt, waited = share.dealt, time.perf_counter() - began
+    counts = count(share.micro_steps, training.mesh)
     if not counts.weight > 0:
-        names = _named(training, batch)
+        names = _named(training, dealt.documents(range(dealt.num_micro_steps)))
         raise InputError(f"step {state.step + 1}: no token is supervised in {names}")
+    computing = ComputeTime(training.mesh.device)
     gradients = compute_gradients(
         training.model,
         training.mesh,
-        micro_steps,
-        num_packs=len(batch),
+        share.micro_steps,
+        num_packs=dealt.num_micro_steps,
         weight=counts.weight,
         chunk_tokens=config.loss_chunk_tokens,
         clip_norm=config.optimizer.clip_norm or math.inf,
+        computed=computing.mark,
     )
-    packs = [batch[slot] for slot in gradients.bad_slots()]
-    skipped = _consult(training, state, guard, gradients.loss, gradients.grad_norm, packs)
+    documents = dealt.documents(gradients.bad_slots())
+    skipped = _consult(training, state, guard, gradients.loss, gradients.grad_norm, documents)
     lr = training.schedule(state.step)
     if skipped is None:
         training.optimizers.step(lr)
@@ -214,11 +229,23 @@ def _one_step(
         lr=lr,
         tokens=counts.tokens,
         supervised_tokens=counts.supervised_tokens,
-        packs=len(batch),
+        packs=training.batches.start(state.step + 1) - training.batches.start(state.step),
         seconds=time.perf_counter() - began,
         wait_seconds=waited,
         skipped=skipped,
+        **_imbalance(training, dealt, computing),
     )
+
+
+def _imbalance(training: Training, dealt: Deal, computing: ComputeTime) -> dict[str, float]:
+    """Return how unevenly the step was dealt, modelled and measured; collective."""
+    ranks = Ranks.of(Layout.of(training.config))
+    if ranks.size == 1:
+        return {}
+    numbers = {"modelled_imbalance": dealt.imbalance(ranks.waiting)}
+    if ranks.waiting == 1:
+        numbers["measured_imbalance"] = measured_imbalance(computing.seconds(), training.mesh)
+    return numbers
 
 
 def _consult(
@@ -227,13 +254,13 @@ def _consult(
     guard: Guard,
     loss: float,
     grad_norm: float,
-    packs: list[PackId],
+    documents: list[int],
 ) -> str | None:
     """Return why the step is to be skipped; None: take it."""
     fault = guard.judge(loss, grad_norm)
     if fault is None:
         return None
-    said = f"step {state.step + 1}: {fault.reason} in {_named(training, packs)}"
+    said = f"step {state.step + 1}: {fault.reason} in {_named(training, documents)}"
     if fault.action == "stop":
         raise LongrunError(
             f"{said}; inspect these records, lower optimizer.lr or set optimizer.clip_norm."
@@ -264,9 +291,9 @@ def _due(step: int, interval: int | None, num_steps: int, also: Collection[int] 
     return on_time or step == num_steps or step in also
 
 
-def _prefetch(training: Training, step: int) -> Prefetch[list[MicroStep]]:
-    def make(index: int) -> list[MicroStep]:
-        return micro_steps_of(training, training.batches[index])
+def _prefetch(training: Training, step: int) -> Prefetch[Share]:
+    def make(index: int) -> Share:
+        return share_of(training, training.batches[index])
 
     return Prefetch(make, step, training.num_steps, training.config.prefetch_batches)
 
@@ -300,8 +327,8 @@ def _validate(training: Training, recorder: Recorder, step: int) -> None:
         recorder.validation(step, result)
 
 
-def _named(training: Training, packs: list[PackId]) -> str:
-    origins = training.packs.origins(packs)
+def _named(training: Training, documents: list[int]) -> str:
+    origins = training.packs.origins(documents)
     names = ", ".join(f"{origin.path}:{origin.line}" for origin in origins[:MAX_ORIGINS])
     more = len(origins) - MAX_ORIGINS
     return names + (f" and {more} more documents" if more > 0 else "")

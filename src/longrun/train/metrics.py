@@ -22,6 +22,7 @@ TIMING_FIELDS = (
     "seconds_left",
     "peak_memory_bytes",
     "mfu",
+    "measured_imbalance",
 )
 """The only fields that differ between two runs of the same training."""
 

@@ -69,6 +69,10 @@ class StepNumbers:
     """Of these, waiting for the batch."""
     skipped: str | None = None
     """Why the step changed nothing."""
+    modelled_imbalance: float | None = None
+    """The slowest rank's modelled time over the mean; None: there is one data rank."""
+    measured_imbalance: float | None = None
+    """The same of the measured time; None: ranks waited for each other inside the step."""
 
 
 def peak_flops(config: TrainConfig, mesh: Mesh) -> float | None:
@@ -158,6 +162,8 @@ class Recorder:
             "packs": numbers.packs,
             "epoch": round(self._training.batches.epochs_before(step + 1), 6),
         }
+        if numbers.modelled_imbalance is not None:
+            line["modelled_imbalance"] = round(numbers.modelled_imbalance, 6)
         return line if numbers.skipped is None else line | {"skipped": numbers.skipped}
 
     def _how_fast(self, step: int, numbers: StepNumbers) -> dict[str, object]:
@@ -173,6 +179,8 @@ class Recorder:
             "seconds_left": round(steps_left * median(self._recent_seconds), 1),
             "peak_memory_bytes": peak_memory_bytes(self._training.mesh.device),
         }
+        if numbers.measured_imbalance is not None:
+            line["measured_imbalance"] = round(numbers.measured_imbalance, 4)
         if self._peak is not None:
             lengths = self._training.packs.lengths(self._training.batches[step])
             operations = numbers.tokens * model_flops(self._shape, effective_length(lengths))

@@ -7,7 +7,7 @@ file, never looks at the clock and never changes a parameter.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,7 @@ def compute_gradients(
     weight: float,
     chunk_tokens: int,
     clip_norm: float = math.inf,
+    computed: Callable[[], None] = lambda: None,
 ) -> Gradients:
     """Run the micro-steps of this rank and sum the gradients over the ranks; collective.
 
@@ -97,6 +98,7 @@ def compute_gradients(
         weight: the sum of the weights of the whole batch, above 0.
         chunk_tokens: supervised tokens whose logits exist at the same time.
         clip_norm: bound of the global gradient norm.
+        computed: called when this rank has computed all and is about to wait for the others.
     """
     model.begin_step()
     losses = []
@@ -105,6 +107,8 @@ def compute_gradients(
         model.begin_micro_step(last)
         loss = model.model.loss(micro.layout, chunk_tokens=chunk_tokens)
         (loss / weight).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+        if last:
+            computed()
         model.end_backward(last)
         losses.append(loss.detach())
     pack_losses = _gather(mesh, micro_steps, losses, num_packs)

@@ -4,18 +4,20 @@ Weights follow the kind of span and are a setting of the training, so another ma
 tokens. It reads packs; it never builds a tensor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from longrun.checkpoint.model_folder import read_arch
 from longrun.config.stages import LossWeights, TrainConfig
 from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.arch import Arch
-from longrun.train.batches import Batches, PackId, PackLine, TokenBatches, pack_cost
+from longrun.nn.costs import ModelShape, attention_share
+from longrun.train.balance import Balance, Deal, Ranks, deal_batch, pack_cost, pack_costs
+from longrun.train.batches import Batches, PackId, PackLine, TokenBatches, WindowedBatches
 
 Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Tokens of a document and their weights as targets; both [n]."""
@@ -35,28 +37,20 @@ def weigh(document: Document, table: npt.NDArray[np.float32]) -> Weighted:
     return document.tokens, np.repeat(table[document.span_kinds], document.span_lengths)
 
 
-def attention_share(arch: Arch) -> float:
-    """Return the work of attending to one key over the work of the matrices of a token.
-
-    Multiplications of one token: ``hidden * (2 * query + 2 * key-value + 3 * intermediate)`` per
-    layer and ``hidden * vocabulary`` once. A causal document of n tokens has ``n ** 2 / 2`` pairs
-    and a pair costs ``2 * query`` per layer (score and value): ``n ** 2 * query`` per layer.
-    """
-    query = arch.num_heads * arch.head_dim
-    key_value = arch.num_kv_heads * arch.head_dim
-    layer = arch.hidden_size * (2 * query + 2 * key_value + 3 * arch.intermediate_size)
-    matrices = arch.num_layers * layer + arch.hidden_size * arch.vocab_size
-    return arch.num_layers * query / matrices
-
-
 def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
-    """Return the batches of a training, cut by packs or by supervised tokens.
+    """Return the batches of a training, cut by packs (also of like cost) or by supervised tokens.
 
     Raises:
         InputError: batches are cut by supervised tokens and there are none.
     """
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
     sizes = tuple(len(plan) for plan in plans)
+    if config.balance_window > 1 and config.global_batch_size is not None:
+        share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
+        lengths = packs.training.lengths
+        costs = tuple(pack_costs(lengths[plan.documents], plan.starts, share) for plan in plans)
+        line = sizes, config.global_batch_size, config.seed
+        return WindowedBatches(*line, config.balance_window, costs)
     if config.global_batch_size is not None:
         return Batches(sizes, config.global_batch_size, config.seed)
     if config.global_batch_tokens is None:
@@ -83,25 +77,31 @@ class PackReader:
         self._plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
         self._table = weight_table(weights)
         self._share = share
+        self._pack_size = packs.pack_size
 
     def read(self, pack: PackId) -> list[Weighted]:
         """Return the documents of ``pack``, in the order of its plan."""
-        return [weigh(self._documents[int(index)], self._table) for index in self._indices(pack)]
+        return self.read_documents(self._indices(pack).tolist())
 
-    def cost(self, pack: PackId) -> float:
-        """Return the modelled time of ``pack``, in tokens."""
-        return pack_cost(self._documents.lengths[self._indices(pack)], self._share)
+    def deal(self, batch: Sequence[PackId], ranks: Ranks, balance: Balance) -> Deal:
+        """Deal the documents of ``batch`` to ``ranks``; they keep their numbers in the data."""
+        numbers = [self._indices(pack) for pack in batch]
+        lengths = [self._documents.lengths[documents] for documents in numbers]
+        dealt = deal_batch(lengths, self._share, ranks, balance, self._pack_size)
+        return dealt.renumbered(np.concatenate(numbers).tolist())
+
+    def read_documents(self, numbers: Iterable[int]) -> list[Weighted]:
+        """Return documents by their numbers in the data."""
+        return [weigh(self._documents[number], self._table) for number in numbers]
 
     def lengths(self, packs: Iterable[PackId]) -> list[int]:
         """Return the tokens of every document of ``packs``."""
         indices = np.concatenate([self._indices(pack) for pack in packs])
         return [int(length) for length in self._documents.lengths[indices]]
 
-    def origins(self, packs: Iterable[PackId]) -> list[Origin]:
-        """Say where the documents of ``packs`` came from."""
-        return [
-            self._documents.origin(int(index)) for pack in packs for index in self._indices(pack)
-        ]
+    def origins(self, numbers: Iterable[int]) -> list[Origin]:
+        """Say where documents came from, by their numbers in the data."""
+        return [self._documents.origin(number) for number in numbers]
 
     def _indices(self, pack: PackId) -> npt.NDArray[np.int64]:
         return self._plans[pack.epoch % len(self._plans)][pack.pack]

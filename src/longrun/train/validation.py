@@ -12,7 +12,7 @@ import torch
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_shares
-from longrun.train.batches import deal
+from longrun.train.balance import deal
 from longrun.train.step import filler
 from longrun.train.supervision import HeldOutReader
 
