@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from longrun.config.base import nearest
-from longrun.config.stages import STAGES, PackConfig, PrepareConfig, TrainConfig
+from longrun.config.stages import STAGES, PackConfig, PrepareConfig
+from longrun.config.training import TrainConfig
 from longrun.errors import ConfigError
 
 

@@ -52,7 +52,7 @@ def start():
         place = {"NNODES": "2", "NODE_RANK": node, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         code = (
             "import json, sys\n"
-            "from longrun.config.stages import TrainConfig\n"
+            "from longrun.config.training import TrainConfig\n"
             "from longrun.errors import LongrunError\n"
             "from longrun.train.stage import run\n"
             "try: run(TrainConfig.parse(json.loads(sys.argv[1]), 'train'))\n"

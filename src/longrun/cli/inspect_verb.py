@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longrun.cli.show import make_console
-from longrun.config.stages import LossWeights
+from longrun.config.training import LossWeights
 from longrun.errors import InputError
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longrun import errors
-from longrun.config.stages import EngineConfig
+from longrun.config.training import EngineConfig
 from longrun.errors import ConfigError, LaunchError, LongrunError, LostNodeError, StoppedError
 from longrun.formats import fingerprint
 from longrun.train.channel import Channel, LostError, free_port
