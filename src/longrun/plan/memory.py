@@ -13,8 +13,8 @@ A step is fullest at one of three moments, with every layer's activations kept i
 
 Trace for Qwen2.5-7B (7.616 G parameters), bfloat16, one process, no recomputation, compiled, a
 32,768-token pack, GiB: weights 28.4, gradients 28.4, AdamW's moments 56.7, bfloat16 copies of the
-layers' matrices 12.2, activations 135.8; at the loss: hidden states, gradients of them and of the
-output matrix, its copy and two chunks of logits 5.0. In all 266.5 and the runtime.
+layers' matrices 12.2, activations 135.7; at the loss: hidden states, gradients of them and of the
+output matrix, its copy and two chunks of logits 5.6. In all 266.9 and the runtime.
 """
 
 from dataclasses import dataclass
