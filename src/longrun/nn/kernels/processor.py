@@ -8,8 +8,8 @@ and log-sum-exps of the parts::
     l = log(exp(l1) + exp(l2))        o = exp(l1 - l) o1 + exp(l2 - l) o2
 
 and the gradient is the sum of the parts' gradients, each formed with the joint o and l. Against one
-call with a mask, for 1,024 queries of 4,096 keys (8 heads, ``bench/attention_cpu.py``): a fifth less
-time, and no memory of queries times keys.
+call with a mask, for 1,024 queries of 4,096 keys (8 heads, ``bench/attention_cpu.py``): a fifth
+less time, and no memory of queries times keys.
 
 16-bit inputs are computed in float32, which is no slower here and rounds once, except for the
 backward pass of long documents.
