@@ -89,7 +89,7 @@ def measure(method: str, tokens: int, width: int, vocab: int) -> dict[str, Any]:
     return {
         "extra_bytes": extra,
         "cpu_seconds": seconds,
-        "loss": float(loss) / tokens,
+        "loss": float(loss.detach()) / tokens,
         "weight_gradient_norm": float(weight.grad.norm()),
     }
 

@@ -4,7 +4,7 @@
 
 Each contender trains in a fresh process, in turn, ``--repeats`` times. It prints tokens per second
 of process CPU time and of wall time (tokens without padding; the median of the repeats), the rise
-of resident memory above the process that has imported torch, and the loss of every step side by
+of resident memory above the process that has loaded the model, and the loss of every step side by
 side. Missing peers are reported and left out. Everything measured goes to ``OUT/train_cpu.json``.
 
 The ratio is against the fastest peer that keeps documents apart. ``hf-concatenated`` does not: its

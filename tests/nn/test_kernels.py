@@ -126,6 +126,19 @@ def test_short_and_long_documents_are_equally_near_to_float64_in_16_bits(dtype):
             assert difference <= 0.015 * other[start:stop].norm() + 1e-3 * other.norm()
 
 
+def test_a_short_document_in_16_bits_is_the_float32_one_rounded_once():
+    q, k, v, where = draw([(40, 90), (64, 64)], (4, 2), torch.bfloat16)
+    do, scale = torch.ones_like(q), 0.25
+    out, lse = processor.forward(q, k, v, where, scale)
+    wide_out, wide_lse = processor.forward(q.float(), k.float(), v.float(), where, scale)
+    assert torch.equal(out, wide_out.bfloat16())
+    assert torch.equal(lse, wide_lse)
+    saved = (q, k, v, out, lse)
+    wide = processor.backward(do.float(), tuple(x.float() for x in saved), where, scale)
+    for one, other in zip(processor.backward(do, saved, where, scale), wide, strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+
 class LargestTensor(TorchDispatchMode):
     """Remember the most elements that any operation returned in one tensor."""
 
