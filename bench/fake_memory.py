@@ -21,8 +21,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peak_memory import PeakMemory
-
 from longrun.config.stages import OptimizerSettings
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
@@ -34,6 +32,7 @@ from longrun.parallel.layouts import Layout, check_layout
 from longrun.parallel.mesh import Mesh
 from longrun.plan.memory import StepMemory, StepSettings, step_memory
 from longrun.plan.models import NAMED, find_model
+from peak_memory import PeakMemory
 
 DEFAULTS = {
     "model": "0.5b",

@@ -1,3 +1,18 @@
 """Longrun: from raw worked solutions to an evaluated Hugging Face model."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+_PYTHON_API = {
+    "run_cmd": "longrun.launch.commands",
+    "wrap_arguments": "longrun.launch.commands",
+}
+"""Name -> module. Imported when used: `import longrun` alone stays free of everything."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function of the Python interface."""
+    if name in _PYTHON_API:
+        return getattr(import_module(_PYTHON_API[name]), name)
+    raise AttributeError(f"module 'longrun' has no attribute {name!r}")

@@ -1,14 +1,19 @@
 """Every error that Longrun raises on purpose: one tree, picklable, one line each.
 
-The command line prints the message of a ``LongrunError`` on one line and exits with code 2.
+The command line prints the message of a ``LongrunError`` on one line and exits with its code.
 Any other exception is a bug and crashes with a traceback.
 """
 
 from pathlib import Path
 
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: stopped with everything saved; started again, it goes on."""
+
 
 class LongrunError(Exception):
     """Something that the user can mend. The message names what, where, the bound and the remedy."""
+
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         """Fold ``message`` onto one line, so that it can be read in a log and found by grep."""
@@ -43,3 +48,15 @@ class VerificationError(LongrunError):
 
 class LaunchError(LongrunError):
     """A job could not be started, failed, or was interrupted."""
+
+
+class StoppedError(LaunchError):
+    """A stage stopped because it was asked to, with everything saved; started again it goes on."""
+
+    exit_code = EXIT_STOPPED
+
+
+class LostNodeError(LaunchError):
+    """A machine was lost; nothing is wrong with the stage, which goes on when started again."""
+
+    exit_code = EXIT_STOPPED

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from longrun.checkpoint import init_model
+from longrun.checkpoint.saving import Retention, Saver
+from longrun.checkpoint.sharded import LoopState
 from longrun.config.stages import InitModelConfig
+from longrun.parallel.mesh import Mesh
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -52,3 +56,17 @@ def make_model(tokenizer_folder, tmp_path):
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint():
+    """Return ``save(folder, state, tensors)``, which waits until the checkpoint is there."""
+
+    def save(folder: Path, state: LoopState, tensors: dict[str, torch.Tensor]) -> Path:
+        alone = Mesh(0, 1, torch.device("cpu"), "none")
+        saver = Saver(folder, alone, Retention(None, ()), background=False)
+        path = saver.begin(state, tensors)
+        saver.close()
+        return path
+
+    return save

@@ -11,13 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrun.checkpoint import average
 from longrun.checkpoint.average import choose_steps
-from longrun.checkpoint.sharded import LoopState, save_checkpoint
+from longrun.checkpoint.sharded import LoopState
 from longrun.config.stages import AverageConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.manifest import Manifest
-from longrun.parallel.mesh import Mesh
 
-ALONE = Mesh(0, 1, torch.device("cpu"), "none")
 STEPS = (10, 20, 30)
 
 
@@ -32,7 +30,7 @@ def member(folder, seed: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def training(make_model, tmp_path):
+def training(make_model, save_checkpoint, tmp_path):
     """A finished training of three checkpoints, as files."""
     folder = tmp_path / "training"
     folder.mkdir()
@@ -43,7 +41,7 @@ def training(make_model, tmp_path):
     manifest.write(folder)
     for step in STEPS:
         tensors = {f"model.{name}": tensor for name, tensor in member(folder, step).items()}
-        save_checkpoint(folder, LoopState(step, 0, 0), tensors, ALONE)
+        save_checkpoint(folder, LoopState(step, 0, 0), tensors)
     return folder
 
 
@@ -130,7 +128,7 @@ def test_an_unfinished_training_is_refused(training):
         run(training)
 
 
-def test_checkpoints_of_different_models_are_not_averaged(training):
-    save_checkpoint(training, LoopState(40, 0, 0), {"model.other": torch.zeros(1)}, ALONE)
+def test_checkpoints_of_different_models_are_not_averaged(training, save_checkpoint):
+    save_checkpoint(training, LoopState(40, 0, 0), {"model.other": torch.zeros(1)})
     with pytest.raises(InputError, match=r"step-00000040: holds another model"):
         run(training)

@@ -6,13 +6,16 @@ from tokenizers import Tokenizer
 
 from longrun.checkpoint.model_folder import (
     check_same_tokenizer,
+    edit_context,
     read_arch,
     read_config,
     read_tokenizer,
     stop_token,
     write_companions,
 )
+from longrun.config.stages import ContextEdit
 from longrun.errors import InputError
+from longrun.nn.arch import YarnRopeScaling
 
 
 def edit(path, **changes):
@@ -91,3 +94,33 @@ def test_companions_carry_stop_token_tokenizer_and_conversation(tokenizer_folder
     assert generation == {"eos_token_id": [258], "pad_token_id": 256}
     names = {path.name for path in out.iterdir()}
     assert names >= {"tokenizer.json", "chat_template.jinja", "conversation.json"}
+
+
+OLD = {"rope_theta": 10_000.0, "max_position_embeddings": 4096}
+NEW = {"rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"}} | {
+    "max_position_embeddings": 4096
+}
+
+
+@pytest.mark.parametrize("config", [OLD, NEW])
+def test_positions_are_edited_in_either_spelling(config):
+    edited = edit_context(config, ContextEdit(rope_theta=5e5, max_positions=131_072))
+    assert edited["max_position_embeddings"] == 131_072
+    assert edited.get("rope_parameters", edited)["rope_theta"] == 5e5
+    assert edited.keys() == config.keys()
+    assert edit_context(config, ContextEdit()) == config
+
+
+@pytest.mark.parametrize("style", ["old", "new"])
+def test_yarn_stretches_the_positions_that_the_model_had(make_model, style):
+    folder = make_model()
+    before = read_arch(folder)
+    if style == "new":
+        rope = {"rope_theta": before.rope_theta, "rope_type": "default"}
+        edit(folder / "config.json", rope_parameters=rope, rope_theta=None)
+    arch = read_arch(folder, ContextEdit(yarn_factor=4.0))
+    assert arch.max_positions == 4 * before.max_positions
+    assert arch.rope_theta == before.rope_theta
+    assert isinstance(arch.rope_scaling, YarnRopeScaling)
+    assert arch.rope_scaling.original_max_positions == before.max_positions
+    assert arch.rope_scaling.attention_factor == pytest.approx(1.1386, abs=1e-4)

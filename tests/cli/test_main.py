@@ -88,7 +88,7 @@ def test_a_dry_run_of_a_stage_prints_settings_that_are_a_valid_input(folder):
         (["pack", "documents=none", "output_dir=o"], "longrun: none: has no manifest.json"),
         (["status"], "longrun: runs: no runs here"),
         (["status", "small.yaml", "--nonsense"], "No such option"),
-        (["logs", "nowhere", "pack"], "longrun: nowhere: no run here"),
+        (["logs", "nowhere", "pack"], "no experiment 'nowhere' in runs; there is none yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

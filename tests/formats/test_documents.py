@@ -47,12 +47,15 @@ def test_documents_come_back_as_they_were_written(shards, tmp_path_factory):
     found = DocumentSet.open(folder / "train")
     expected = [document for documents in shards for document in documents]
     assert len(found) == len(expected)
+    odd = found.target_counts(np.arange(7) % 2 == 1)
     for at, document in enumerate(expected):
         tokens = [token for _, part in document for token in part]
         assert found[at].tokens.tolist() == tokens
         assert found[at].span_kinds.tolist() == [kind for kind, _ in document]
         assert found[at].span_lengths.tolist() == [len(part) for _, part in document]
         assert found.lengths[at] == len(tokens)
+        kinds = [kind for kind, part in document for _ in part]
+        assert odd[at] == sum(kind % 2 for kind in kinds[1:])
         assert found.modes[found.mode_indices[at]] == found.origin(at).mode
     assert found.origin(len(found) - 1).path == "a.jsonl"
 

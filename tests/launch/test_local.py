@@ -11,7 +11,8 @@ import pytest
 
 from longrun.config.recipe import Recipe, resolve
 from longrun.errors import ConfigError, LaunchError
-from longrun.launch.local import Watcher, run_local, select_stages
+from longrun.launch.local import run_local, select_stages
+from longrun.launch.local_jobs import Watcher
 from longrun.launch.run_folder import job_folder, open_run, stage_rows
 
 SMALL = {"num_cot": 20, "num_tir": 20, "num_genselect": 20, "num_held_out": 5}
@@ -32,10 +33,10 @@ def recipe(folder: Path, *overrides: str) -> Recipe:
 class Events(list):
     def watcher(self) -> Watcher:
         return Watcher(
-            begins=lambda stage: self.append(("begins", stage.name)),
+            begins=lambda stage: self.append(("begins", stage)),
             progresses=lambda stage, state: None,
             prints=lambda stage, line: self.append(("prints", line)),
-            ends=lambda stage, outcome: self.append((outcome, stage.name)),
+            ends=lambda stage, outcome: self.append((outcome, stage)),
         )
 
     def outcomes(self) -> list[tuple[str, str]]:
@@ -73,7 +74,7 @@ def test_a_changed_setting_makes_a_stage_and_all_after_it_stale_until_replaced(t
 
 def test_a_failed_stage_names_its_reason_and_stops_what_follows(tmp_path):
     broken = recipe(tmp_path, "tokenizer.data=" + str(tmp_path / "none.jsonl"))
-    with pytest.raises(LaunchError, match=r"stage tokenizer failed: .*none\.jsonl"):
+    with pytest.raises(LaunchError, match=r"tokenizer failed: .*none\.jsonl"):
         run(broken)
     assert states(broken) == {"problems": "done", "tokenizer": "failed"}
     assert (job_folder(broken, broken.stage("tokenizer")) / "exit").read_text() == "2\n"
@@ -112,7 +113,7 @@ def test_interrupting_the_command_ends_its_stage_and_the_same_command_continues(
     assert states(loaded)["problems"] == "running"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert "stage problems interrupted; run the same command to continue" in errors
+    assert "problems interrupted; run the same command to continue" in errors
     assert states(loaded)["problems"] == "interrupted"
     small = recipe(tmp_path)
     run(small, replace=True)

@@ -152,7 +152,7 @@ def test_refuses_a_sliding_window_that_hides_keys(window):
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: is 1; true or false"),
         (
             {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-            "rope_scaling.rope_type: is 'yarn'; supported: default, llama3",
+            "rope_scaling.original_max_position_embeddings: is missing",
         ),
         (
             {"rope_parameters": {"rope_type": "linear"}},

@@ -1,6 +1,7 @@
 """The attention op as an op, and the choice of its backend."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from longrun.nn.attention import (
     attend_backward,
     choose_backend,
 )
+from longrun.nn.kernels import KERNELS
 from longrun.nn.layout import build_layout
 
 CU_Q = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
@@ -88,10 +90,56 @@ def test_refuses_an_unknown_backend():
 
 
 def test_computes_with_a_chosen_backend_only():
-    with pytest.raises(ConfigError, match="'auto' is not one of reference, sdpa, torch_varlen"):
+    with pytest.raises(
+        ConfigError, match="'auto' is not one of reference, sdpa, torch_varlen, fa4"
+    ):
         PackedAttention("auto", head_dim=8)
 
 
-def test_refuses_a_backend_that_cannot_run_here_instead_of_replacing_it():
-    with pytest.raises(ConfigError, match="torch_varlen cannot run here: it needs a CUDA device"):
-        choose_backend("torch_varlen", torch.device("cpu"), torch.bfloat16, 64)
+@pytest.mark.parametrize("name", ["torch_varlen", "fa4", "cudnn"])
+def test_refuses_a_backend_that_cannot_run_here_instead_of_replacing_it(name):
+    problem = f"attention={name} cannot run here: it needs a CUDA device, not cpu; here run: "
+    with pytest.raises(ConfigError, match=f"{problem}reference, sdpa"):
+        choose_backend(name, torch.device("cpu"), torch.bfloat16, 64)
+
+
+def pretend_all_kernels_run(monkeypatch):
+    """Let every kernel but cuDNN with shares pass for one that runs; none is called."""
+    for name, kernel in KERNELS.items():
+
+        def obstacle(place, name=name):
+            return "it takes no shares" if place.shares and name == "cudnn" else None
+
+        monkeypatch.setitem(KERNELS, name, replace(kernel, obstacle=obstacle))
+
+
+def test_auto_takes_what_was_measured_fastest_and_logs_the_times(monkeypatch, caplog):
+    pretend_all_kernels_run(monkeypatch)
+    caplog.set_level(logging.INFO)
+    asked = []
+
+    def measure(names):
+        asked.extend(names)
+        return {"sdpa": 4.0, "torch_varlen": 2.0, "cudnn": 1.25}
+
+    device = torch.device("cpu")
+    assert choose_backend("auto", device, torch.bfloat16, 64, measure=measure) == "cudnn"
+    assert asked == ["sdpa", "torch_varlen", "fa4", "cudnn"]
+    assert "sdpa 4 ms, torch_varlen 2 ms, cudnn 1.25 ms" in caplog.text
+    assert choose_backend("auto", device, torch.bfloat16, 64) == "torch_varlen"
+
+
+def test_auto_measures_only_what_takes_shares_of_documents(monkeypatch):
+    pretend_all_kernels_run(monkeypatch)
+    device, asked = torch.device("cpu"), []
+    choose_backend(
+        "auto",
+        device,
+        torch.bfloat16,
+        64,
+        shares=True,
+        measure=lambda names: asked.extend(names) or {"fa4": 1.0},
+    )
+    assert "cudnn" not in asked
+    with pytest.raises(ConfigError, match="attention=cudnn cannot run here: it takes no shares"):
+        choose_backend("cudnn", device, torch.bfloat16, 64, shares=True)

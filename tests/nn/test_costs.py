@@ -20,11 +20,8 @@ from longrun.nn.costs import (
     hardware_flops,
     linear_flops,
     model_flops,
-    saved_activation_bytes,
 )
 
-GIB = 2**30
-PACK = 32768
 LEVELS: tuple[Recompute, ...] = ("none", "pointwise", "all_but_attention", "full")
 
 
@@ -108,30 +105,10 @@ def test_operations_per_token_match_the_table_of_worked_figures(
     assert hardware_flops(shape, effective, "full") / 1e9 == pytest.approx(recomputed, **tolerance)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("1.5B", (62.6, 42.0, 5.3, 2.6)),
-        ("7B", (135.7, 91.1, 12.3, 6.1)),
-        ("14B", (217.7, 147.2, 30.2, 15.0)),
-        ("32B", (452, 304, 40, 20)),
-    ],
-)
-def test_saved_activations_of_a_pack_match_the_table_of_worked_figures(
-    name: str, expected: tuple[float, ...]
-) -> None:
-    found = [
-        saved_activation_bytes(SHAPES[name], tokens=PACK, recompute=level) / GIB for level in LEVELS
-    ]
-    assert found == pytest.approx(expected, rel=8e-3, abs=0.06)
-
-
 @pytest.mark.parametrize("name", SHAPES)
-def test_recomputing_more_keeps_less_and_computes_more(name: str) -> None:
+def test_recomputing_more_computes_more(name: str) -> None:
     shape = SHAPES[name]
-    kept = [saved_activation_bytes(shape, tokens=1, recompute=level) for level in LEVELS]
     work = [hardware_flops(shape, 7500, level) for level in LEVELS]
-    assert kept == sorted(kept, reverse=True)
     assert work == sorted(work)
 
 

@@ -4,15 +4,17 @@ import torch
 from longrun.config.stages import OptimizerSettings
 from longrun.optim.optimizers import Optimizers
 
-NAMES = ("adamw", "muon")
+KINDS = tuple({"name": name} for name in ("adamw", "muon")) + tuple(
+    {"states": states} for states in ("bfloat16", "int8")
+)
 
 
 def parameters(seed: int = 0) -> list[tuple[str, torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(seed)
     shapes = {
-        "model.embed_tokens.weight": (7, 4),
-        "model.layers.0.mlp.up_proj.weight": (6, 4),
-        "model.norm.weight": (4,),
+        "model.embed_tokens.weight": (7, 64),
+        "model.layers.0.mlp.up_proj.weight": (6, 64),
+        "model.norm.weight": (64,),
     }
     return [
         (name, torch.nn.Parameter(torch.randn(shape, generator=generator)))
@@ -32,9 +34,9 @@ def train(named, optimizers, steps) -> None:
         optimizers.step(0.01)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_restored_optimizer_continues_bitwise(name):
-    settings = OptimizerSettings(name=name, weight_decay=0.1)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_restored_optimizer_continues_bitwise(kind):
+    settings = OptimizerSettings(**kind, weight_decay=0.1)
     through, first, second = parameters(), parameters(), parameters()
     train(through, Optimizers(through, settings), range(1, 6))
     before = Optimizers(first, settings)
@@ -51,10 +53,10 @@ def test_a_restored_optimizer_continues_bitwise(name):
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_allocating_the_state_moves_no_parameter(name):
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_allocating_the_state_moves_no_parameter(kind):
     named, untouched = parameters(), parameters()
-    optimizers = Optimizers(named, OptimizerSettings(name=name, weight_decay=0.5))
+    optimizers = Optimizers(named, OptimizerSettings(**kind, weight_decay=0.5))
     optimizers.allocate()
     for (_, one), (_, two) in zip(named, untouched, strict=True):
         assert torch.equal(one, two)
@@ -64,12 +66,12 @@ def test_allocating_the_state_moves_no_parameter(name):
     assert not any(value.any() for value in moments.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_allocated_optimizer_steps_as_a_fresh_one(name):
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_allocated_optimizer_steps_as_a_fresh_one(kind):
     results = []
     for allocated in (False, True):
         named = parameters()
-        optimizers = Optimizers(named, OptimizerSettings(name=name))
+        optimizers = Optimizers(named, OptimizerSettings(**kind))
         if allocated:
             optimizers.allocate()
         train(named, optimizers, range(1, 4))

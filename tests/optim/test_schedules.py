@@ -26,7 +26,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("step", "rate"), PUBLISHED.items())
 def test_cosine_gives_the_published_rates(step, rate):
-    schedule = WarmupCosine(peak_lr=3e-4, min_lr=3e-7, warmup_steps=3000, max_steps=30000)
+    settings = OptimizerSettings(lr=3e-4, min_lr=3e-7, warmup_steps=3000, schedule="cosine")
+    schedule = build_schedule(settings, 30000)
     assert schedule(step) == pytest.approx(rate, rel=1e-9, abs=0)
 
 

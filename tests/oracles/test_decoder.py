@@ -31,6 +31,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 CONFIGS = {
     "qwen2": lambda tied: Qwen2Config(**SIZES, tie_word_embeddings=tied),
     "qwen3": lambda tied: Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=tied),
@@ -40,6 +46,9 @@ CONFIGS = {
     "llama": lambda tied: LlamaConfig(**SIZES, tie_word_embeddings=tied),
     "llama 3.1": lambda tied: LlamaConfig(
         **SIZES, attention_bias=True, rope_parameters=LLAMA3, tie_word_embeddings=tied
+    ),
+    "qwen2 with yarn": lambda tied: Qwen2Config(
+        **SIZES, rope_parameters=YARN, tie_word_embeddings=tied
     ),
     "mistral": lambda tied: MistralConfig(
         **SIZES, sliding_window=None, head_dim=4, tie_word_embeddings=tied

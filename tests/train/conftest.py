@@ -1,6 +1,7 @@
 """A tiny world in real file formats: tokenizer, model, documents and packs."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from longrun.config.stages import InitModelConfig, TrainConfig
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.documents import LINEAGE, ShardContent, write_index
+from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackPlan, PacksInfo
 from longrun.formats.spans import SpanKind
+from longrun.formats.stage import STARTED_NAME
 
 MODES = ["cot", "tir"]
 LINE_OFFSET = 1
 PACK_SIZE = 64
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unused|>"]
+"""With the bytes 260 tokens, a vocabulary that two ranks can share."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +160,21 @@ def world(tmp_path_factory) -> World:
 @pytest.fixture(scope="session")
 def build_world():
     return make_world
+
+
+def cut_back(step: int, finished: Path, folder: Path) -> None:
+    """Make ``folder`` what a training would have left that was killed after ``step`` steps."""
+    shutil.copytree(finished, folder)
+    manifest = Manifest.read(folder)
+    names = ("verb", "fingerprint", "settings", "inputs", "version")
+    started = {name: getattr(manifest, name) for name in names} | {"started_at": 0.0}
+    (folder / STARTED_NAME).write_text(json.dumps(started))
+    (folder / "manifest.json").unlink()
+    for path in [*folder.glob("final*"), *(folder / "checkpoints").iterdir()]:
+        if path.name.startswith("final") or path.name > f"step-{step:08d}":
+            shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def interrupt_after():
+    return cut_back

@@ -109,7 +109,7 @@ def test_every_document_of_a_batch_is_computed_once_in_a_micro_step_that_fits(
 ):
     lengths = np.concatenate(arrays(packs))
     dealt = deal_batch(arrays(packs), SHARE, ranks, balance, PACK_SIZE)
-    steps = [dealt.documents(slot) for slot in range(dealt.num_micro_steps)]
+    steps = [tuple(dealt.documents([slot])) for slot in range(dealt.num_micro_steps)]
     assert len(dealt.hands) == ranks.size
     assert Counter(document for step in steps for document in step) == Counter(range(len(lengths)))
     assert all(0 < lengths[list(step)].sum() <= PACK_SIZE for step in steps)

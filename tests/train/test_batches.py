@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrun.train.batches import Batches, PackId, epoch_order
+from longrun.train.batches import Batches, PackId, TokenBatches, WindowedBatches, epoch_order
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 
@@ -32,6 +32,47 @@ def test_a_batch_does_not_depend_on_the_batches_before_it(sizes, batch_size, ste
     assert fresh[step] == used[step]
     epoch, position = fresh.place(step)
     assert sum(sizes[e % len(sizes)] for e in range(epoch)) + position == step * batch_size
+
+
+def one_by_one(sizes, supervised, wanted, seed, num_batches):
+    """Batches as the setting says it: packs are taken until their tokens suffice."""
+    batches, epoch = [[]], 0
+    while len(batches) <= num_batches:
+        plan = epoch % len(sizes)
+        for pack in epoch_order(sizes[plan], seed, epoch):
+            batches[-1].append(PackId(epoch, int(pack)))
+            if sum(supervised[e % len(sizes)][p] for e, p in batches[-1]) >= wanted:
+                batches.append([])
+        epoch += 1
+    return batches[:num_batches]
+
+
+@given(SIZES, st.integers(1, 20), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_a_batch_in_tokens_takes_packs_until_it_has_enough(sizes, wanted, seed, random):
+    supervised = tuple(np.array([random.randint(0, 9) for _ in range(n)]) for n in sizes)
+    supervised[0][0] = 5
+    expected = one_by_one(sizes, supervised, wanted, seed, 12)
+    batches = TokenBatches(tuple(sizes), supervised, wanted, seed)
+    assert batches[11] == expected[11]  # before any other was asked for
+    assert [batches[step] for step in range(12)] == expected
+    used = 0
+    for step in range(12):
+        epoch, position = batches.place(step)
+        assert sum(sizes[e % len(sizes)] for e in range(epoch)) + position == used
+        used += len(expected[step])
+
+
+@given(SIZES, st.integers(1, 9), st.integers(0, 3), st.integers(0, 12))
+def test_batches_in_tokens_end_where_the_passes_or_the_steps_end(sizes, wanted, seed, quarters):
+    tokens = tuple(1 + np.arange(n) for n in sizes)
+    batches = TokenBatches(tuple(sizes), tokens, wanted, seed)
+    epochs = quarters / 4
+    ends = np.cumsum([len(batch) for batch in one_by_one(sizes, tokens, wanted, seed, 90)])
+    line = [sizes[epoch % len(sizes)] for epoch in range(4)]
+    packs = sum(line[: int(epochs)]) + int((epochs % 1) * line[int(epochs)])
+    expected = sum(int(end) <= packs for end in ends)
+    assert batches.num_steps(epochs, None) == expected
+    assert batches.num_steps(epochs, 3) == min(expected, 3)
 
 
 def test_the_order_depends_on_seed_and_epoch():
@@ -60,7 +101,7 @@ def test_passes_over_the_packs_are_counted_in_fractions():
 def windowed(sizes, batch_size, window, seed=0):
     rng = np.random.default_rng(7)
     costs = tuple(rng.permutation(size).astype(np.float64) for size in sizes)
-    return Batches(tuple(sizes), batch_size, seed, window, costs)
+    return WindowedBatches(tuple(sizes), batch_size, seed, window, costs)
 
 
 @given(SIZES, st.integers(1, 4), st.integers(2, 4), st.integers(0, 3))

@@ -31,3 +31,13 @@ def test_a_torn_last_line_is_dropped(tmp_path):
 
 def test_a_training_without_a_line_has_none(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
+    metrics = Metrics(tmp_path, resumed_step=0)
+    metrics.append({"step": 1, "loss": float("nan"), "by_mode": {"cot": float("inf"), "tir": 1.5}})
+    metrics.close()
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "loss": None, "by_mode": {"cot": None, "tir": 1.5}}
+    ]

@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
 
-from longrun.config.stages import LossWeights
+from longrun.config.stages import LossWeights, TrainConfig
+from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet
 from longrun.formats.spans import SpanKind
+from longrun.nn.layout import build_layout
 from longrun.train.balance import Ranks
 from longrun.train.batches import PackId
 from longrun.train.supervision import (
     HeldOutReader,
     PackReader,
+    build_batches,
     weigh,
     weight_table,
 )
@@ -45,11 +48,37 @@ def test_packs_come_with_their_documents_costs_and_origins(world):
     indices = packs.plan(1)[2]
     lengths = [len(tokens) for tokens, _ in reader.read(pack)]
     assert lengths == [world.lengths[index] for index in indices]
-    assert reader.costs()[1][2] == pytest.approx(sum(n + 0.01 * n * n for n in lengths))
     assert [origin.line for origin in reader.origins(indices)] == [index + 2 for index in indices]
-    assert reader.packs_per_epoch == tuple(packs.info.num_packs)
     again = reader.read(PackId(3, 2))
     assert [tokens.tolist() for tokens, _ in again] == [t.tolist() for t, _ in reader.read(pack)]
+
+
+def test_batches_in_tokens_count_the_tokens_that_carry_loss(world, tmp_path):
+    packs = PackSet.open(world.packs)
+    weights = {"answer": 0, "code": 0.5}
+    settings = {"global_batch_tokens": 40, "global_batch_size": None, "loss_weights": weights}
+    config = world.config(tmp_path, **settings)
+    with pytest.raises(ConfigError, match="either global_batch_size or global_batch_tokens"):
+        world.config(tmp_path, global_batch_size=4, global_batch_tokens=40)
+    assert TrainConfig.parse(config.model_dump(mode="json"), "train") == config
+    batches = build_batches(config, packs)
+    reader = PackReader(packs, config.loss_weights, 0.01)
+    for step in range(6):
+        counts = [
+            sum(
+                int(build_layout([document]).weights.count_nonzero()) for document in reader.read(p)
+            )
+            for p in batches[step]
+        ]
+        assert sum(counts) >= 40 > sum(counts[:-1])
+
+
+def test_batches_in_tokens_need_a_supervised_token(world, tmp_path, monkeypatch):
+    table = np.zeros(7, np.float32)
+    monkeypatch.setattr("longrun.train.supervision.weight_table", lambda weights: table)
+    config = world.config(tmp_path, global_batch_size=None, global_batch_tokens=40)
+    with pytest.raises(InputError, match="no token is supervised"):
+        build_batches(config, PackSet.open(world.packs))
 
 
 def test_held_out_documents_are_read_once_each_by_mode(world):
@@ -75,7 +104,23 @@ def test_a_deal_names_every_document_of_its_batch_by_its_number_in_the_data(worl
     batch = [PackId(0, 1), PackId(1, 2), PackId(2, 0)]
     dealt = reader.deal(batch, Ranks(2), balance)
     expected = np.concatenate([packs.plan(pack.epoch)[pack.pack] for pack in batch])
-    found = [number for slot in range(dealt.num_micro_steps) for number in dealt.documents(slot)]
+    found = dealt.documents(range(dealt.num_micro_steps))
     assert sorted(found) == sorted(expected.tolist())
-    read = reader.read_documents(dealt.documents(0))
-    assert [len(tokens) for tokens, _ in read] == [world.lengths[n] for n in dealt.documents(0)]
+    read = reader.read_documents(dealt.hands[0][0])
+    assert [len(tokens) for tokens, _ in read] == [world.lengths[n] for n in dealt.hands[0][0]]
+
+
+def test_a_window_sorts_the_packs_by_the_time_that_the_model_takes_for_them(world, tmp_path):
+    packs = PackSet.open(world.packs)
+    plain = build_batches(world.config(tmp_path), packs)
+    sorted_ = build_batches(world.config(tmp_path, balance_window=2), packs)
+    lengths = [
+        [sum(world.lengths[index] for index in packs.plan(0)[pack.pack]) for pack in sorted_[step]]
+        for step in (0, 1)
+    ]
+    low, high = sorted(lengths, key=sum)
+    assert max(low) <= min(high)
+    together = [pack for step in (0, 1) for pack in plain[step]]
+    assert sorted(together) == sorted(pack for step in (0, 1) for pack in sorted_[step])
+    with pytest.raises(ConfigError, match="balance_window needs global_batch_size"):
+        world.config(tmp_path, balance_window=2, global_batch_tokens=40, global_batch_size=None)

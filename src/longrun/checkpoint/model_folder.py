@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from longrun.config.stages import ContextEdit
 from longrun.errors import InputError
 from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.nn.arch import Arch
@@ -41,14 +42,41 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_object(folder / CONFIG_NAME)
 
 
-def read_arch(folder: Path) -> Arch:
+def edit_context(config: Mapping[str, Any], edit: ContextEdit) -> dict[str, Any]:
+    """Return the contents of ``config.json`` with the positions changed as ``edit`` says.
+
+    >>> edit_context({"rope_theta": 1e4, "hidden_size": 8}, ContextEdit(rope_theta=5e5))
+    {'rope_theta': 500000.0, 'hidden_size': 8}
+    """
+    edited = dict(config)
+    new_style = config.get("rope_parameters") is not None
+    rope = dict(config.get("rope_parameters" if new_style else "rope_scaling") or {})
+    if edit.rope_theta is not None:
+        (rope if new_style else edited)["rope_theta"] = edit.rope_theta
+    if edit.yarn_factor is not None:
+        original = config.get("max_position_embeddings", 0)
+        kept = {key: rope[key] for key in ("rope_theta",) if key in rope}
+        stretch = {"factor": edit.yarn_factor, "original_max_position_embeddings": original}
+        rope = {**kept, "rope_type": "yarn", **stretch}
+        edited["max_position_embeddings"] = int(original * edit.yarn_factor)
+    if edit.max_positions is not None:
+        edited["max_position_embeddings"] = edit.max_positions
+    if rope:
+        edited["rope_parameters" if new_style else "rope_scaling"] = rope
+    return edited
+
+
+def read_arch(folder: Path, edit: ContextEdit | None = None) -> Arch:
     """Read the architecture of a model folder and check that its tokenizer fits.
+
+    ``edit`` changes the positions as ``edit_context`` does.
 
     Raises:
         InputError: as ``read_config``, an unsupported architecture, or token ids that the
             embedding does not have.
     """
-    arch = Arch.from_hf(read_config(folder), str(folder / CONFIG_NAME))
+    config = edit_context(read_config(folder), edit or ContextEdit())
+    arch = Arch.from_hf(config, str(folder / CONFIG_NAME))
     if (folder / TOKENIZER_NAME).is_file():
         check_tokenizer_fits(folder, arch, folder)
     return arch

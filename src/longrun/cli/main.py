@@ -2,6 +2,7 @@
 
 Importing this module must not import torch: ``--help``, ``--dry-run`` and the checks of a recipe
 answer on a login node. An error of the user's is one line and exit code 2; a bug is a traceback.
+A stage that was asked to stop and has saved everything exits with 75, so that a cluster goes on.
 """
 
 import logging
@@ -9,7 +10,7 @@ import sys
 
 import typer
 
-from longrun.cli import plan_verb, run_verbs, stage_verbs
+from longrun.cli import cluster_verbs, plan_verb, run_verbs, stage_verbs
 from longrun.errors import LongrunError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 run_verbs.register(app)
+cluster_verbs.register(app)
 stage_verbs.register(app)
 plan_verb.register(app)
 
@@ -31,7 +33,7 @@ def main() -> None:
         app()
     except LongrunError as error:
         print(f"longrun: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("longrun: interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)

@@ -1,80 +1,160 @@
-"""The verbs about whole runs: run, demo, status, logs, schema."""
+"""The verbs about whole runs: run, demo, status, logs, cancel, schema."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longrun.cli.show import RunScreen, make_console, print_graph, print_results
-from longrun.config.recipe import Recipe, load_named_recipe, load_recipe, recipe_schema
+from longrun.cli.options import (
+    ClusterName,
+    ConfigDir,
+    DryRun,
+    RunAfter,
+    choose_cluster,
+    names_in,
+)
+from longrun.cli.show import (
+    RunScreen,
+    make_console,
+    print_experiments,
+    print_graph,
+    print_results,
+    print_rows,
+    print_scripts,
+    print_submitted,
+)
+from longrun.config.cluster import Cluster
+from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_recipe, recipe_schema
 from longrun.errors import ConfigError
+from longrun.launch.graph import Launch, render_recipe, submit_recipe
 from longrun.launch.local import run_local, select_stages
-from longrun.launch.run_folder import RECIPE_NAME, job_folder, open_run, stage_rows
+from longrun.launch.look import (
+    cancel_jobs,
+    find_job,
+    find_place,
+    list_experiments,
+    rows_of,
+)
+
+NEWEST = 30
+"""Experiments that ``status`` shows without --all."""
+POLL_SECONDS = 0.5
+log = logging.getLogger(__name__)
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[name=value ...]", help="Settings, as in train.max_steps=100."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the graph and stop.")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Delete stale output of these stages and make it anew.")
 ]
-RunPlace = Annotated[Path, typer.Argument(help="A run folder, a recipe, or a folder of runs.")]
+Place = Annotated[str, typer.Argument(help="Name of an experiment, a run folder, or a recipe.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to ``app``."""
-    for command in (run, demo, status, logs, schema):
+    for command in (run, demo, status, logs, cancel, schema):
         app.command()(command)
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - one argument per option
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
     settings: Overrides = None,
     only: Annotated[str | None, typer.Option(help="Run only these stages (a,b).")] = None,
     first: Annotated[str | None, typer.Option("--from", help="Start at this stage.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Stop after this stage.")] = None,
+    cluster: ClusterName = None,
+    config_dir: ConfigDir = None,
+    expname: Annotated[
+        str | None, typer.Option(help="Name to find it by; null: the recipe's.")
+    ] = None,
+    run_after: RunAfter = None,
+    num_training_jobs: Annotated[
+        int,
+        typer.Option("--num_training_jobs", min=1, help="Jobs in a chain for each training."),
+    ] = 1,
     dry_run: DryRun = False,
     replace: Replace = False,
 ) -> None:
-    """Run a recipe: every stage that is not finished, in order."""
-    loaded = load_recipe(recipe, settings or [])
-    _run(loaded, (only, first, last), dry_run=dry_run, replace=replace)
+    """Run a recipe: every stage that is not finished, in order, here or on a cluster."""
+    place = choose_cluster(cluster, config_dir)
+    overrides = [*(settings or []), *([f"name={expname}"] if expname else [])]
+    loaded = load_recipe(recipe, overrides, place.job_dir)
+    launch = Launch(
+        cluster=place,
+        run_after=names_in(run_after),
+        num_training_jobs=num_training_jobs,
+        replace=replace,
+    )
+    _run(loaded, select_stages(loaded, only, first, last), launch, dry_run=dry_run)
 
 
 def demo(settings: Overrides = None, dry_run: DryRun = False, replace: Replace = False) -> None:
     """Show the whole pipeline on this computer's CPU with generated data, in minutes."""
     loaded = load_named_recipe("demo", settings or [])
-    _run(loaded, (None, None, None), dry_run=dry_run, replace=replace)
+    launch = Launch(cluster=Cluster(executor="local"), replace=replace)
+    _run(loaded, list(loaded.stages), launch, dry_run=dry_run)
 
 
-def status(place: RunPlace = Path("runs")) -> None:
-    """Show the stages of a run: done, running, stale, waiting, failed, interrupted."""
-    from longrun.report.tables import stage_table
-
+def status(
+    place: Annotated[
+        str | None, typer.Argument(help="As in `logs`; nothing or a folder of runs: a list.")
+    ] = None,
+    cluster: ClusterName = None,
+    config_dir: ConfigDir = None,
+    everything: Annotated[bool, typer.Option("--all", help="Old experiments as well.")] = False,
+) -> None:
+    """Show experiments, or the jobs of one: done, running, queued, stale, failed, ..."""
+    job_dir = choose_cluster(cluster, config_dir).job_dir
     console = make_console()
-    for recipe in _runs_in(place):
-        console.print(stage_table(stage_rows(recipe)))
+    found = find_place(job_dir, place)
+    if found is not None:
+        rows, silent = rows_of(found)
+        print_rows(console, rows, silent)
+        return
+    folder = job_dir if place is None else Path(place)
+    print_experiments(console, *list_experiments(folder, None if everything else NEWEST))
 
 
 def logs(
-    place: RunPlace,
-    stage: Annotated[str, typer.Argument(help="Name of the stage.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+    place: Place,
+    stage: Annotated[str | None, typer.Argument(help="Name of the stage or job.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    part: Annotated[int | None, typer.Option(help="Task of an array, from 1.")] = None,
+    cluster: ClusterName = None,
+    config_dir: ConfigDir = None,
 ) -> None:
-    """Print the log of one stage of a run."""
-    recipe = open_run(place)
-    path = job_folder(recipe, recipe.stage(stage)) / "log.txt"
-    if not path.exists():
-        raise ConfigError(f"{path}: stage {stage} has not been started; see `longrun status`")
-    with open(path, errors="replace") as file:
-        while True:
-            print(file.read(), end="", flush=True)
-            if not follow:
-                return
-            time.sleep(0.5)
+    """Print the log of one stage of a run, or of one job."""
+    job = find_job(choose_cluster(cluster, config_dir).job_dir, place, stage)
+    path = job.log_of(part)
+    if not path.exists() and not follow:
+        raise ConfigError(f"{path}: {job.name} has not been started; see `longrun status`")
+    position = 0
+    while True:
+        live = follow and job.is_live()
+        if path.exists():
+            with open(path, errors="replace") as file:
+                file.seek(position)
+                print(file.read(), end="", flush=True)
+                position = file.tell()
+        if not live:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def cancel(
+    place: Place,
+    stage: Annotated[str | None, typer.Argument(help="Only this one and what follows it.")] = None,
+    cluster: ClusterName = None,
+    config_dir: ConfigDir = None,
+) -> None:
+    """End the jobs of an experiment that wait or run; what is done stays."""
+    job_dir = choose_cluster(cluster, config_dir).job_dir
+    names = cancel_jobs(job_dir, place, stage)
+    print(f"cancelled: {', '.join(names)}" if names else f"{place}: nothing waits or runs")
 
 
 def schema() -> None:
@@ -82,28 +162,27 @@ def schema() -> None:
     print(json.dumps(recipe_schema(), indent=2))
 
 
-def _run(
-    recipe: Recipe,
-    selection: tuple[str | None, str | None, str | None],
-    *,
-    dry_run: bool,
-    replace: bool,
-) -> None:
-    stages = select_stages(recipe, *selection)
+def _run(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_run: bool) -> None:
     console = make_console()
+    slurm = launch.cluster.executor == "slurm"
     if dry_run:
         print_graph(console, recipe, stages)
+        if slurm:
+            print_scripts(render_recipe(recipe, stages, launch))
         return
+    if slurm:
+        print_submitted(console, recipe.name, submit_recipe(recipe, stages, launch))
+        return
+    if launch.num_training_jobs > 1:
+        log.info("--num_training_jobs has no effect here: there is no time limit")
     began = time.monotonic()
     with RunScreen(console, stages) as screen:
-        run_local(recipe, stages, screen.watcher(), replace=replace)
+        run_local(
+            recipe,
+            stages,
+            screen.watcher(),
+            replace=launch.replace,
+            cluster=launch.cluster,
+            run_after=launch.run_after,
+        )
     print_results(console, recipe, time.monotonic() - began)
-
-
-def _runs_in(place: Path) -> list[Recipe]:
-    if place.is_file() or (place / RECIPE_NAME).exists():
-        return [open_run(place)]
-    found = sorted(place.glob(f"*/{RECIPE_NAME}")) if place.is_dir() else []
-    if not found:
-        raise ConfigError(f"{place}: no runs here; start one with `longrun run RECIPE`")
-    return [open_run(path.parent) for path in found]

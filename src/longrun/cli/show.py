@@ -4,18 +4,23 @@ On a terminal: the newest lines of the log above one bar. Elsewhere: plain lines
 name of its stage. Colour only on terminals; rich sees to that.
 """
 
+import time
 from pathlib import Path
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from longrun.config.recipe import Recipe, StagePlan
 from longrun.formats.manifest import MANIFEST_NAME, Manifest
 from longrun.formats.progress import format_seconds
-from longrun.launch.local import Watcher
+from longrun.formats.run_state import StageRow
+from longrun.launch.graph import Submitted
+from longrun.launch.local_jobs import Watcher
+from longrun.launch.look import ExperimentRow
 from longrun.launch.run_folder import stage_rows
 
 PLAIN_WIDTH = 160
@@ -35,6 +40,8 @@ class RunScreen:
         """Prepare for ``stages``; nothing is shown yet."""
         self._console = console
         self._place = {stage.name: index + 1 for index, stage in enumerate(stages)}
+        self._folders = {stage.name: stage.config.output_dir for stage in stages}
+        self._tasks: dict[str, TaskID] = {}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -59,31 +66,45 @@ class RunScreen:
         """Return the callbacks that the runner calls."""
         return Watcher(self._begins, self._progresses, self._prints, self._ends)
 
-    def _begins(self, stage: StagePlan) -> None:
+    def _begins(self, stage: str) -> None:
         self._console.print(f"[bold]{self._label(stage)}[/]", highlight=False)
-        self._task = self._bar.add_task(stage.name, total=None, figures="")
+        self._tasks[stage] = self._bar.add_task(stage, total=None, figures="")
 
-    def _progresses(self, stage: StagePlan, state: dict[str, Any]) -> None:
+    def _progresses(self, stage: str, state: dict[str, Any]) -> None:
         self._bar.update(
-            self._task,
+            self._tasks[stage],
             total=state["total"],
             completed=state["done"],
             figures=state["figures"],
         )
 
-    def _prints(self, stage: StagePlan, line: str) -> None:
-        self._console.print(f"  [dim]{stage.name}[/] {escape(line)}", highlight=False)
+    def _prints(self, stage: str, line: str) -> None:
+        self._console.print(f"  [dim]{stage}[/] {escape(line)}", highlight=False)
 
-    def _ends(self, stage: StagePlan, outcome: str) -> None:
+    def _ends(self, stage: str, outcome: str) -> None:
+        if stage in self._tasks:
+            self._bar.remove_task(self._tasks.pop(stage))
         if outcome == "done":
-            self._bar.remove_task(self._task)
-            seconds = Manifest.read(stage.config.output_dir).wall_seconds
+            seconds = Manifest.read(self._folders[stage]).wall_seconds
             outcome = f"done in {format_seconds(seconds)}"
-        line = f"{self._label(stage)}: {outcome}"
-        self._console.print(f"[green]{escape(line)}[/]", highlight=False)
+        style = "red" if outcome in ("failed", "cancelled") else "green"
+        self._console.print(f"[{style}]{escape(self._label(stage))}: {outcome}[/]", highlight=False)
 
-    def _label(self, stage: StagePlan) -> str:
-        return f"({self._place[stage.name]}/{len(self._place)}) {stage.name}"
+    def _label(self, stage: str) -> str:
+        return f"({self._place[stage]}/{len(self._place)}) {stage}"
+
+
+def make_line_watcher() -> Watcher:
+    """Return callbacks that print what a job prints, and nothing else."""
+
+    def prints(name: str, line: str) -> None:
+        print(line, flush=True)
+
+    return Watcher(_nothing, _nothing, prints, _nothing)
+
+
+def _nothing(*_: object) -> None:
+    """Show nothing."""
 
 
 def print_graph(console: Console, recipe: Recipe, stages: list[StagePlan]) -> None:
@@ -117,3 +138,48 @@ def _print_accuracy(console: Console, folder: Path) -> None:
     from longrun.formats.predictions import read_summary
 
     console.print(accuracy_table(read_summary(folder).rows))
+
+
+def print_scripts(scripts: list[tuple[Path, str]]) -> None:
+    """Print scripts as they would be written, each under its path."""
+    for path, text in scripts:
+        print(f"--- {path}\n{text}")
+
+
+def print_submitted(console: Console, name: str, jobs: list[Submitted]) -> None:
+    """Print what became of every stage that was to be submitted, and where to look."""
+    table = Table(title=f"experiment {name}", title_justify="left")
+    for column in ("stage", "outcome", "job"):
+        table.add_column(column)
+    for job in jobs:
+        table.add_row(*map(escape, (job.name, job.outcome, ", ".join(job.ids))))
+    console.print(table)
+    console.print(f"longrun status {name}", highlight=False)
+
+
+def print_rows(console: Console, rows: list[StageRow], silent: str) -> None:
+    """Print the jobs of one experiment; ``silent``: why the cluster could not be asked."""
+    from longrun.report.tables import stage_table
+
+    console.print(stage_table(rows))
+    _print_silence(console, silent)
+
+
+def print_experiments(console: Console, rows: list[ExperimentRow], total: int, silent: str) -> None:
+    """Print one line per experiment, the newest first."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("experiment", "started", "cluster", "jobs", "folder"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        states = ", ".join(f"{count} {state}" for state, count in row.counts.items())
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.started))
+        table.add_row(*map(escape, (row.name, started, row.cluster, states, str(row.folder))))
+    console.print(table)
+    if len(rows) < total:
+        console.print(f"{total - len(rows)} older ones: longrun status --all", highlight=False)
+    _print_silence(console, silent)
+
+
+def _print_silence(console: Console, silent: str) -> None:
+    if silent:
+        console.print(escape(f"the cluster was not asked: {silent}"), highlight=False)

@@ -20,6 +20,7 @@ MODULES = {
     "init_model": "longrun.checkpoint.init_model",
     "prepare": "longrun.data.prepare",
     "pack": "longrun.data.pack",
+    "verify": "longrun.train.proof",
     "train": "longrun.train.stage",
     "average": "longrun.checkpoint.average",
     "generate": "longrun.evaluate.generate",

@@ -1,6 +1,6 @@
 """Recipes: a whole run as data, read and checked without importing torch.
 
-A recipe is YAML with three keys:
+A recipe is YAML with three keys, and ``jobs`` where a cluster must be told more:
 
     name: small                      # names the output folder: runs/small
     settings:                        # words that ${...} may use; set as data=... when started
@@ -9,12 +9,15 @@ A recipe is YAML with three keys:
       prepare: {data: "${data}", tokenizer: "${model}"}
       pack: {documents: "${prepare}", pack_size: 4096}
       second-pack: {verb: pack, documents: "${prepare}", pack_size: 2048}
+    jobs:                            # of stages, on a cluster; see ``config.cluster``
+      prepare: {partition: cpu, time_limit: 8h}
 
 A section is named after its verb, or says ``verb:``. ``${stage}`` is the output folder of that
 stage and makes an edge. ``a.b=value`` overrides: ``pack.pack_size=2048``.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,12 +26,15 @@ from typing import Any
 import yaml
 
 from longrun.config.base import StageConfig, nearest
+from longrun.config.cluster import JobSettings
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
 REQUIRED = "???"
+RUNS = Path("runs")
+"""Folder of runs where nothing else is said."""
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_KEYS = ("name", "description", "output_dir", "settings", "stages")
+_KEYS = ("name", "description", "output_dir", "settings", "stages", "jobs")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -52,6 +58,8 @@ class Recipe:
     stages: tuple[StagePlan, ...]
     resolved: dict[str, Any]
     """The recipe with every override and reference filled in; itself a valid recipe."""
+    jobs: Mapping[str, JobSettings]
+    """Stage name -> what its job asks of a cluster; others follow from the stage."""
 
     def stage(self, name: str) -> StagePlan:
         """Return the stage called ``name``.
@@ -66,35 +74,38 @@ class Recipe:
         raise ConfigError(f"{self.name}: no stage {name!r}; {nearest(name, names)}")
 
 
-def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+def load_recipe(path: Path, overrides: list[str], runs: Path = RUNS) -> Recipe:
     """Read the recipe at ``path``, apply ``overrides`` and check every setting.
+
+    ``runs`` is the folder of runs in which a recipe works that names no ``output_dir``.
 
     Raises:
         ConfigError: one line naming the file, the setting, the bound and the nearest name.
     """
-    return resolve(read_yaml(path), overrides, str(path))
+    return resolve(read_yaml(path), overrides, str(path), runs)
 
 
-def load_named_recipe(name: str, overrides: list[str]) -> Recipe:
+def load_named_recipe(name: str, overrides: list[str], runs: Path = RUNS) -> Recipe:
     """Read a recipe that ships inside the package, such as ``demo``."""
     text = resources.files("longrun.config").joinpath("recipes", f"{name}.yaml").read_text()
-    return resolve(parse_yaml(text, name), overrides, name)
+    return resolve(parse_yaml(text, name), overrides, name, runs)
 
 
-def resolve(raw: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = RUNS) -> Recipe:
     """Turn a recipe as written into one whose every setting is known and in bounds."""
     _check_keys(raw, where)
     tree = {"settings": {}, **raw}
     for override in overrides:
         _apply(tree, override, where)
     name, settings = str(tree["name"]), dict(tree["settings"])
-    output_dir = Path(tree.get("output_dir") or Path("runs") / name)
+    output_dir = Path(tree.get("output_dir") or runs / name)
     folders = {stage: str(output_dir / stage) for stage in tree["stages"]}
     words = _words(settings, folders, where)
     stages = [
         _plan(stage, section, words, folders, where) for stage, section in tree["stages"].items()
     ]
     description = str(tree.get("description", ""))
+    jobs = _jobs(tree.get("jobs") or {}, list(tree["stages"]), where)
     resolved = {
         "name": name,
         "description": description,
@@ -104,8 +115,10 @@ def resolve(raw: dict[str, Any], overrides: list[str], where: str) -> Recipe:
             for stage in stages
         },
     }
+    if jobs:
+        resolved["jobs"] = {key: job.model_dump(exclude_unset=True) for key, job in jobs.items()}
     ordered = _ordered(stages, where)
-    return Recipe(name, description, output_dir, ordered, resolved)
+    return Recipe(name, description, output_dir, ordered, resolved, jobs)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def set_nested(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def recipe_schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors that complete and check YAML."""
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Any] = {"job": JobSettings.model_json_schema()}
     sections = []
     for verb, config in STAGES.items():
         schema = config.model_json_schema(ref_template="#/$defs/{model}")
@@ -184,6 +197,7 @@ def recipe_schema() -> dict[str, Any]:
             "output_dir": {"type": "string"},
             "settings": {"type": "object"},
             "stages": {"type": "object", "additionalProperties": {"anyOf": sections}},
+            "jobs": {"type": "object", "additionalProperties": {"$ref": "#/$defs/job"}},
         },
         "$defs": definitions,
     }
@@ -204,6 +218,8 @@ def _check_keys(raw: dict[str, Any], where: str) -> None:
     both = set(raw["stages"]) & set(raw.get("settings") or {})
     if both:
         raise ConfigError(f"{where}: {both.pop()!r} names a setting and a stage; rename one")
+    if "jobs" in raw["stages"]:
+        raise ConfigError(f"{where}: a stage cannot be called jobs; rename it")
 
 
 def _apply(tree: dict[str, Any], override: str, where: str) -> None:
@@ -215,6 +231,8 @@ def _apply(tree: dict[str, Any], override: str, where: str) -> None:
         tree[first] = value
     elif len(keys) > 1 and first in tree["stages"]:
         set_nested(tree, ["stages", *keys], value)
+    elif len(keys) > 2 and first == "jobs":
+        set_nested(tree, keys, value)
     else:
         known = [*tree["settings"], "output_dir"] if len(keys) == 1 else list(tree["stages"])
         kind = "setting" if len(keys) == 1 else "stage"
@@ -243,6 +261,18 @@ def _plan(
     filled.setdefault("output_dir", folders[name])
     config = STAGES[verb].parse(filled, f"{where}: {name}")
     return StagePlan(name, verb, config, tuple(sorted(_upstream(name, filled, folders))))
+
+
+def _jobs(raw: Any, stages: list[str], where: str) -> dict[str, JobSettings]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: jobs must be a mapping of stages")
+    for name in raw:
+        if name not in stages:
+            raise ConfigError(f"{where}: jobs: no stage {name!r}; {nearest(str(name), stages)}")
+    return {
+        name: JobSettings.parse(dict(section or {}), f"{where}: jobs.{name}")
+        for name, section in raw.items()
+    }
 
 
 def _upstream(name: str, filled: Any, folders: dict[str, str]) -> set[str]:

@@ -173,6 +173,19 @@ class DocumentSet:
         tokens = slice(shard.first_tokens[inside], shard.first_tokens[inside + 1])
         return Document(shard.tokens[tokens], shard.span_lengths[spans], shard.span_kinds[spans])
 
+    def target_counts(self, kinds: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Return how many tokens of each document can be targets and lie in the chosen spans, [N].
+
+        ``kinds``: for every span kind whether it is chosen. A document's first token is no target.
+        """
+        counts = [np.zeros(0, np.int64)]
+        for shard in self._shards:
+            chosen = kinds[shard.span_kinds]
+            sums = np.cumsum(np.where(chosen, shard.span_lengths, 0), dtype=np.int64)
+            bounds = np.concatenate([[0], sums])[shard.first_spans]
+            counts.append(np.diff(bounds) - chosen[shard.first_spans[:-1]])
+        return np.concatenate(counts)
+
     def origin(self, index: int) -> Origin:
         """Say where document ``index`` came from."""
         shard, inside = self._locate(index)

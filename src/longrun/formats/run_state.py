@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-State = Literal["done", "running", "stale", "waiting", "failed", "interrupted"]
+State = Literal[
+    "done", "running", "queued", "stale", "waiting", "failed", "cancelled", "interrupted"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,47 +1,44 @@
-"""Run a recipe on this machine: one process per stage, in order, each in a session of its own.
+"""Run the stages of a recipe on this machine, as a graph; see ``local_jobs`` for how."""
 
-A stage is started by name (``python -m longrun VERB config.yaml``), so this module never imports
-one. What a stage prints goes to its log; its progress is read from a file it keeps. Ctrl-C asks
-the stage to stop (it saves what it can), a second Ctrl-C ends it; the same command continues.
-"""
-
-import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
+from longrun.config.cluster import Cluster, JobSettings
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.errors import LaunchError
-from longrun.formats.atomic import write_text
-from longrun.formats.progress import PROGRESS_VARIABLE
+from longrun.errors import ConfigError
+from longrun.launch import slurm
+from longrun.launch.experiment import (
+    Experiment,
+    check_before,
+    jobs_before,
+    locked,
+    make_experiment,
+    write_graph,
+)
+from longrun.launch.jobs import read_ids, state_of
+from longrun.launch.local_jobs import LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.run_folder import (
+    NOTHING_QUEUED,
     clear_output,
-    job_folder,
-    last_line,
     save_recipe,
     stage_row,
     stage_rows,
 )
+from longrun.launch.stage_jobs import (
+    build_stage_job,
+    cores_here,
+    cores_of,
+    gpus_of,
+    place_of,
+    with_absolute_paths,
+)
+from longrun.launch.submit import check_variables, prepare_folder
 
-POLL_SECONDS = 0.1
-STOP_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Called while a recipe runs; the command line shows, a test records."""
-
-    begins: Callable[[StagePlan], None]
-    progresses: Callable[[StagePlan, dict[str, object]], None]
-    prints: Callable[[StagePlan, str], None]
-    ends: Callable[[StagePlan, str], None]
-    """Stage and what became of it: ``done``, ``up to date``."""
+HERE = Cluster(executor="local")
+"""This machine, without a cluster file."""
+_WAIT_SECONDS = 1.0
 
 
 def select_stages(
@@ -60,115 +57,102 @@ def select_stages(
     return stages[start:end]
 
 
-def run_local(recipe: Recipe, stages: list[StagePlan], watcher: Watcher, *, replace: bool) -> None:
-    """Run ``stages`` one after another; finished ones are left alone.
+def run_local(
+    recipe: Recipe,
+    stages: list[StagePlan],
+    watcher: Watcher,
+    *,
+    replace: bool,
+    cluster: Cluster = HERE,
+    run_after: Iterable[str] = (),
+) -> None:
+    """Run ``stages``, several at a time where the machine allows; finished ones are left alone.
 
     Raises:
+        ConfigError: a stage asks for more GPUs than there are, or waits for an unknown experiment.
         LaunchError: a stage failed or was interrupted; the message holds its last line and log.
     """
-    save_recipe(recipe)
-    # Looking at a stage reads its inputs, so each is looked at once, and again only after a change.
-    done = {row.name for row in stage_rows(recipe) if row.state == "done"}
-    changed: set[str] = set()
-    for stage in stages:
-        if stage.name in done and changed.isdisjoint(stage.after):
-            watcher.ends(stage, "up to date")
-            continue
-        row = stage_row(recipe, stage, upstream_done=done.issuperset(stage.after))
-        if row.state == "stale" and replace:
-            clear_output(stage)
-        watcher.begins(stage)
-        _run_stage(recipe, stage, watcher)
-        watcher.ends(stage, "done")
-        done.add(stage.name)
-        changed.add(stage.name)
+    check_variables(cluster)
+    job_dir, name = place_of(cluster, recipe)
+    before = jobs_before(job_dir, run_after, name)
+    experiment = make_experiment(job_dir, name, recipe.output_dir)
+    with locked(experiment):
+        save_recipe(recipe)
+        names = {stage.name for stage in stages}
+        edges = {
+            stage.name: [experiment.job_folder(name) for name in stage.after if name in names]
+            for stage in recipe.stages
+        }
+        write_graph(experiment, cluster, {name: [*jobs, *before] for name, jobs in edges.items()})
+        wait_for(before)
+        gpus = gpus_here(cluster)
+        work = _Work(cluster, experiment, recipe, replace=replace)
+        jobs = [work.local_job(stage, edges[stage.name], len(gpus)) for stage in stages]
+        LocalRun(jobs, Machine(cores_here(cluster), gpus), watcher).run()
 
 
-def _run_stage(recipe: Recipe, stage: StagePlan, watcher: Watcher) -> None:
-    job = job_folder(recipe, stage)
-    job.mkdir(parents=True, exist_ok=True)
-    (job / "exit").unlink(missing_ok=True)
-    stage.config.save(job / "config.yaml")
-    log = job / "log.txt"
-    with open(log, "ab") as output:
-        start = output.tell()
-        command = [sys.executable, "-m", "longrun", stage.verb, str(job / "config.yaml")]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, PROGRESS_VARIABLE: str(job / "progress.json")},
-            start_new_session=True,
-        )
-    try:
-        code = _watch(process, stage, job, start, watcher)
-    except KeyboardInterrupt:
-        code = _stop(process, stage)
-    finally:
-        _end_session(process)
-    write_text(job / "exit", f"{code}\n")
-    if code:
-        raise LaunchError(f"stage {stage.name} failed: {_reason(log, code)} (log: {log})")
+class _Work:
+    """What the jobs of one run share."""
+
+    def __init__(
+        self, cluster: Cluster, experiment: Experiment, recipe: Recipe, *, replace: bool
+    ) -> None:
+        self._cluster = cluster
+        self._experiment = experiment
+        self._recipe = recipe
+        self._replace = replace
+        # Looking at a stage reads its inputs, so each is looked at once, and again after a change.
+        self._rows = {row.name: row for row in stage_rows(recipe)}
+
+    def local_job(self, stage: StagePlan, after: list[Path], num_gpus: int) -> LocalJob:
+        """Build the job of ``stage``; ``num_gpus``: those of this machine."""
+        cluster, recipe = self._cluster, self._recipe
+        job = build_stage_job(cluster, self._experiment, recipe, stage, code=None, after=after)
+        settings = recipe.jobs.get(stage.name, JobSettings())
+        wanted = gpus_of(stage, settings, num_gpus) * job.resources.num_nodes
+        if wanted > num_gpus:
+            raise ConfigError(
+                f"stage {stage.name}: {wanted} GPUs, but this machine has {num_gpus}; lower"
+                " num_processes or num_nodes"
+            )
+
+        def prepare(again: bool) -> bool:
+            row = self._rows[stage.name]
+            if again or row.state != "done":
+                row = stage_row(recipe, stage, NOTHING_QUEUED, upstream_done=True)
+            if row.state == "done":
+                return False
+            if row.state == "stale" and self._replace:
+                clear_output(stage)
+            prepare_folder(cluster, job, self._experiment.name)
+            moved = job.image is not None
+            (with_absolute_paths(stage) if moved else stage).config.save(job.folder / "config.yaml")
+            return True
+
+        cores = settings.cpus or cores_of(stage.config, cores_here(cluster))
+        names = frozenset(folder.name for folder in after)
+        return LocalJob(job=job, waits_for=names, cores=cores, num_gpus=wanted, prepare=prepare)
 
 
-def _watch(
-    process: "subprocess.Popen[bytes]", stage: StagePlan, job: Path, start: int, watcher: Watcher
-) -> int:
-    position, shown = start, ""
+def wait_for(folders: list[Path]) -> None:
+    """Wait until the jobs of other experiments are done.
+
+    Raises:
+        LaunchError: one failed, was cancelled or interrupted.
+    """
     while True:
-        code = process.poll()
-        position = _forward(job / "log.txt", position, stage, watcher, everything=code is not None)
-        state = _read(job / "progress.json")
-        if state and state != shown:
-            shown = state
-            watcher.progresses(stage, json.loads(state))
-        if code is not None:
-            return code
-        time.sleep(POLL_SECONDS)
+        in_queue = slurm.live_jobs(folders) if any(map(read_ids, folders)) else {}
+        check_before(folders, in_queue)
+        if all(state_of(folder, in_queue).state == "done" for folder in folders):
+            return
+        time.sleep(_WAIT_SECONDS)
 
 
-def _forward(
-    log: Path, position: int, stage: StagePlan, watcher: Watcher, *, everything: bool
-) -> int:
-    """Pass on the complete lines of ``log`` after ``position``; return the new position."""
-    with open(log, "rb") as file:
-        file.seek(position)
-        new = file.read()
-    end = len(new) if everything else new.rfind(b"\n") + 1
-    for line in new[:end].decode(errors="replace").splitlines():
-        watcher.prints(stage, line)
-    return position + end
-
-
-def _stop(process: "subprocess.Popen[bytes]", stage: StagePlan) -> int:
-    """Ask the stage to stop and wait; a second Ctrl-C ends it at once."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
-        process.kill()
-        process.wait()
-    raise LaunchError(f"stage {stage.name} interrupted; run the same command to continue")
-
-
-def _end_session(process: "subprocess.Popen[bytes]") -> None:
-    """End whatever the stage left running: its session is its own, so nobody else is hit."""
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
-
-
-def _reason(log: Path, code: int) -> str:
-    if code < 0:
-        return f"ended by signal {signal.Signals(-code).name}"
-    return last_line(log).removeprefix("longrun: ") or f"exit code {code}"
+def gpus_here(cluster: Cluster) -> list[str]:
+    """Return the names of the GPUs that jobs on this machine may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        found = [name for name in visible.split(",") if name]
+    else:
+        found = [path.name[6:] for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return found if cluster.gpus_per_node is None else found[: cluster.gpus_per_node]

@@ -3,15 +3,16 @@
     runs/demo/recipe.yaml                 what runs, every setting filled in
     runs/demo/<stage>/                    output of the stage (its manifest says it is finished)
     runs/demo/jobs/<stage>/log.txt        everything the stage printed, all attempts
-    runs/demo/jobs/<stage>/exit           exit code of the last attempt
-    runs/demo/jobs/<stage>/progress.json  how far it is
+    runs/demo/jobs/<stage>/progress.json  how far it is; for the other files see ``jobs``
 
 The truth about a stage is on disk: its manifest, its lock, its exit file. Nothing is remembered.
 """
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -22,8 +23,12 @@ from longrun.formats.manifest import MANIFEST_NAME, Manifest
 from longrun.formats.progress import format_count
 from longrun.formats.run_state import StageRow, State
 from longrun.formats.stage import STARTED_NAME, compare, identify, is_locked
+from longrun.launch.experiment import JOBS_FOLDER
+from longrun.launch.jobs import JobState, state_of
 
 RECIPE_NAME = "recipe.yaml"
+NOTHING_QUEUED: Mapping[str, JobState] = MappingProxyType({})
+"""No scheduler has jobs of the run."""
 
 
 def save_recipe(recipe: Recipe) -> Path:
@@ -48,15 +53,16 @@ def open_run(place: Path) -> Recipe:
 
 def job_folder(recipe: Recipe, stage: StagePlan) -> Path:
     """Folder of log, exit code and progress of ``stage``."""
-    return recipe.output_dir / "jobs" / stage.name
+    return recipe.output_dir / JOBS_FOLDER / stage.name
 
 
-def stage_rows(recipe: Recipe) -> list[StageRow]:
-    """Look at every stage of a run on disk, in running order."""
+def stage_rows(recipe: Recipe, in_queue: Mapping[str, JobState] = NOTHING_QUEUED) -> list[StageRow]:
+    """Look at every stage of a run on disk, in running order; ``in_queue``: see ``jobs``."""
     rows: list[StageRow] = []
     fresh: dict[str, bool] = {}
     for stage in recipe.stages:
-        row = stage_row(recipe, stage, upstream_done=all(fresh[name] for name in stage.after))
+        upstream_done = all(fresh[name] for name in stage.after)
+        row = stage_row(recipe, stage, in_queue, upstream_done=upstream_done)
         fresh[stage.name] = row.state == "done"
         rows.append(row)
     return rows
@@ -77,21 +83,29 @@ def clear_output(stage: StagePlan) -> None:
     shutil.rmtree(folder)
 
 
-def stage_row(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> StageRow:
+def stage_row(
+    recipe: Recipe, stage: StagePlan, in_queue: Mapping[str, JobState], *, upstream_done: bool
+) -> StageRow:
     """Look at one stage on disk; ``upstream_done``: the stages it reads from are done."""
     folder = stage.config.output_dir
-    state, figures = _state(recipe, stage, upstream_done=upstream_done)
+    state, figures = _state(recipe, stage, in_queue, upstream_done=upstream_done)
     wall = Manifest.read(folder).wall_seconds if state == "done" else None
     return StageRow(stage.name, stage.verb, state, figures, wall, folder)
 
 
-def _state(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> tuple[State, str]:
+def _state(
+    recipe: Recipe, stage: StagePlan, in_queue: Mapping[str, JobState], *, upstream_done: bool
+) -> tuple[State, str]:
     folder, job = stage.config.output_dir, job_folder(recipe, stage)
-    if is_locked(folder):
+    launched = state_of(job, in_queue)
+    if is_locked(folder) or launched.state == "running":
         return "running", _progress(job)
+    if launched.live:
+        return launched.state, launched.reason
+    unfinished = launched.state in ("failed", "cancelled", "interrupted")
     if not any((folder / name).exists() for name in (MANIFEST_NAME, STARTED_NAME)):
-        if _exit_code(job):
-            return "failed", last_line(job / "log.txt")
+        if unfinished:
+            return launched.state, launched.reason
         return "waiting", "" if upstream_done else f"after {', '.join(stage.after)}"
     changed = ["an earlier stage will run again"]
     if upstream_done:
@@ -100,8 +114,8 @@ def _state(recipe: Recipe, stage: StagePlan, *, upstream_done: bool) -> tuple[St
         return "stale", "; ".join(changed)
     if (folder / MANIFEST_NAME).exists():
         return "done", _counts(Manifest.read(folder))
-    if _exit_code(job):
-        return "failed", last_line(job / "log.txt")
+    if launched.state in ("failed", "cancelled"):
+        return launched.state, launched.reason
     return "interrupted", _progress(job)
 
 
@@ -119,18 +133,3 @@ def _progress(job: Path) -> str:
         return ""
     share = 100 * state["done"] / state["total"] if state["total"] else 0.0
     return f"{share:.0f} % of {format_count(state['total'])} {state['unit']}, {state['figures']}"
-
-
-def _exit_code(job: Path) -> int:
-    try:
-        return int((job / "exit").read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def last_line(path: Path) -> str:
-    """Return the last line of a log that is not empty; empty when there is none."""
-    if not path.exists():
-        return ""
-    tail = path.read_bytes()[-4096:].decode(errors="replace").strip()
-    return tail.splitlines()[-1] if tail else ""

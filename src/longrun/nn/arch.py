@@ -17,7 +17,7 @@ from longrun.errors import InputError
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral"]
 FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "mistral")
-ROPE_TYPES = ("default", "llama3")
+ROPE_TYPES = ("default", "llama3", "yarn")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,27 @@ class Llama3RopeScaling:
     high_freq_factor: float
     original_max_positions: int
     """``original_max_position_embeddings``: positions of the pre-training, in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class YarnRopeScaling:
+    """Stretch slow rotations, blend channel by channel, and sharpen the attention.
+
+    Source: YaRN (Peng et al. 2023, arXiv:2309.00071), ``rope_type: yarn``.
+    """
+
+    factor: float
+    original_max_positions: int
+    """``original_max_position_embeddings``: positions of the pre-training, in tokens."""
+    beta_fast: float = 32.0
+    """Channels with more turns than this over the original positions are left alone."""
+    beta_slow: float = 1.0
+    """Channels with fewer turns are divided by ``factor``."""
+    attention_factor: float
+    """What cosines and sines are multiplied with; the paper's ``0.1 ln(factor) + 1``."""
+
+
+RopeScaling = Llama3RopeScaling | YarnRopeScaling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +67,7 @@ class Arch:
     head_dim: int
     norm_eps: float
     rope_theta: float
-    rope_scaling: Llama3RopeScaling | None
+    rope_scaling: RopeScaling | None
     """None: rotations are not stretched."""
     qkv_bias: bool
     output_bias: bool = False
@@ -224,7 +245,7 @@ def _rope_settings(fields: _Fields) -> _Fields:
     return _Fields(settings, fields.where, prefix)
 
 
-def _rope_scaling(rope: _Fields) -> Llama3RopeScaling | None:
+def _rope_scaling(rope: _Fields) -> RopeScaling | None:
     rope_type = rope.one_of("rope_type", ROPE_TYPES, default="default")
     if rope.number("partial_rotary_factor", default=1.0) != 1.0:
         rope.fail("partial_rotary_factor", "is not 1; supported: rotation of the whole head")
@@ -233,6 +254,8 @@ def _rope_scaling(rope: _Fields) -> Llama3RopeScaling | None:
         rope.fail(nested[0], "differs between layers; supported: one rotation for all layers")
     if rope_type == "default":
         return None
+    if rope_type == "yarn":
+        return _yarn(rope)
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if low >= high:
         rope.fail("low_freq_factor", f"is {low}; it must be below high_freq_factor ({high})")
@@ -241,4 +264,21 @@ def _rope_scaling(rope: _Fields) -> Llama3RopeScaling | None:
         low_freq_factor=low,
         high_freq_factor=high,
         original_max_positions=rope.count("original_max_position_embeddings"),
+    )
+
+
+def _yarn(rope: _Fields) -> YarnRopeScaling:
+    for field in ("mscale", "mscale_all_dim"):
+        if rope.has(field):
+            rope.fail(field, "is set; supported: attention_factor, or neither")
+    if rope.values.get("truncate") is False:
+        rope.fail("truncate", "is false; supported: true")
+    factor = rope.number("factor")
+    inferred = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    return YarnRopeScaling(
+        factor=factor,
+        original_max_positions=rope.count("original_max_position_embeddings"),
+        beta_fast=rope.number("beta_fast", default=32.0),
+        beta_slow=rope.number("beta_slow", default=1.0),
+        attention_factor=rope.number("attention_factor", default=inferred),
     )

@@ -7,17 +7,20 @@ That is what a share of the queries needs when all keys of the document are at h
 
 Backends, all exact, differing in speed and in rounding only:
 
-========== ============================================================================
-reference  plain formulas, one document after the other, float32 or float64: the oracle
-sdpa       one fused kernel call per document, on the CPU and on CUDA (memory-efficient)
-torch_varlen  one flash kernel call for the pack, CUDA, float16 or bfloat16
-========== ============================================================================
+============ ======================================================================================
+reference    plain formulas, one document after the other, float32 or float64: the oracle
+sdpa         one fused kernel call per document, on the CPU and on CUDA (memory-efficient)
+torch_varlen one call of torch's flash kernel for the pack; CUDA, float16 or bfloat16
+fa4          one call of FlashAttention 4 for the pack; Hopper and Blackwell, extra ``[gpu]``
+cudnn        one cuDNN call per document; Hopper and Blackwell, not for shares of a document
+============ ======================================================================================
 
 Shapes: T query tokens, S key tokens, H query heads, K key-value heads (H a multiple of K),
 D channels of a head. The log-sum-exp is [H, T], float32 (float64 for float64 inputs).
 """
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +28,16 @@ import torch
 from torch import Tensor, nn
 
 from longrun.errors import ConfigError
-from longrun.nn import kernels
+from longrun.nn.kernels import KERNELS, Place, accumulation_dtype
 from longrun.nn.layout import PackLayout
 
-BACKENDS = ("reference", "sdpa", "torch_varlen")
+BACKENDS = tuple(KERNELS)
+ORACLE = "reference"
+PREFERRED = ("torch_varlen", "sdpa")
+"""What "auto" takes, in this order, where nothing is measured."""
+
+Measure = Callable[[Sequence[str]], Mapping[str, float]]
+"""Milliseconds of forward and backward of each backend, equal on every rank."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +47,7 @@ class Boundaries:
     """Where segments begin in the queries and in the keys, as the chosen backend wants it."""
 
     cu_q: Tensor
-    """[D + 1] int32, on the device for ``torch_varlen``, on the host for the other backends."""
+    """[D + 1] int32, on the device for kernels with ``device_boundaries``, else on the host."""
     cu_k: Tensor
     """[D + 1] int32, as ``cu_q``."""
     max_q: int
@@ -51,7 +60,7 @@ class Boundaries:
     @classmethod
     def of(cls, layout: PackLayout, backend: str) -> "Boundaries":
         """Take the boundaries of ``layout``; never waits for a device."""
-        if backend == "torch_varlen":
+        if KERNELS[backend].device_boundaries:
             cu_q, cu_k = layout.cu_seqlens, layout.cu_keys
         else:
             cu_q, cu_k = _starts(layout.lengths), _starts(layout.key_lengths)
@@ -94,20 +103,40 @@ class PackedAttention(nn.Module):
         return o_THD
 
 
-def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def choose_backend(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    shares: bool = False,
+    measure: Measure | None = None,
+) -> str:
     """Return the backend called ``name``, or for "auto" the fastest that runs here, and log it.
+
+    ``shares``: a document may have fewer queries than keys (context parallelism). ``measure`` times
+    backends; without it, or where only one can run, "auto" takes the first of ``PREFERRED``.
 
     Raises ``ConfigError`` for an unknown name and for a backend that cannot run here: a backend
     that was asked for is never replaced.
     """
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"attention backend {name!r} is unknown; known: auto, {_listed()}")
-    obstacle = kernels.varlen_obstacle(device, dtype, head_dim)
-    if name == "torch_varlen" and obstacle is not None:
-        raise ConfigError(f"attention backend torch_varlen cannot run here: {obstacle}; use sdpa")
-    if name != "auto":
+    place = Place(device, dtype, head_dim, shares)
+    obstacles = {backend: kernel.obstacle(place) for backend, kernel in KERNELS.items()}
+    able = [backend for backend, obstacle in obstacles.items() if obstacle is None]
+    if name in able:
         return name
-    choice = "torch_varlen" if obstacle is None else "sdpa"
+    if name != "auto":
+        known = ", ".join(able)
+        raise ConfigError(f"attention={name} cannot run here: {obstacles[name]}; here run: {known}")
+    candidates = [backend for backend in able if backend != ORACLE]
+    choice = next(backend for backend in PREFERRED if backend in candidates)
+    if measure is not None and len(candidates) > 1:
+        times = measure(candidates)
+        choice = min(times, key=times.__getitem__, default=choice)
+        shown = ", ".join(f"{backend} {ms:.3g} ms" for backend, ms in times.items())
+        _log.info("attention, forward and backward of a layer: %s", shown)
     _log.info("attention backend: %s (%s, %s, head_dim %d)", choice, device, dtype, head_dim)
     return choice
 
@@ -130,7 +159,7 @@ def attend(  # noqa: PLR0913, PLR0917 - an op takes tensors and numbers only
 ) -> tuple[Tensor, Tensor]:
     """Return (attended values [T, H, D], log-sum-exp of the scores [H, T])."""
     segments = (cu_q, cu_k, max_q, max_k)
-    return kernels.FORWARD[backend](q_THD, k_SKD, v_SKD, segments, scale)
+    return KERNELS[backend].forward(q_THD, k_SKD, v_SKD, segments, scale)
 
 
 @torch.library.custom_op("longrun::attend_backward", mutates_args=())
@@ -151,12 +180,12 @@ def attend_backward(  # noqa: PLR0913, PLR0917 - as attend
     """Return the gradients of q, k and v from the gradient of the attended values."""
     segments = (cu_q, cu_k, max_q, max_k)
     saved = (q_THD, k_SKD, v_SKD, o_THD, lse_HT)
-    return kernels.BACKWARD[backend](do_THD.contiguous(), saved, segments, scale)
+    return KERNELS[backend].backward(do_THD.contiguous(), saved, segments, scale)
 
 
 @attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | int | float | str) -> tuple[Tensor, Tensor]:
-    lse = q.new_empty(q.shape[1], q.shape[0], dtype=kernels.accumulation_dtype(q.dtype))
+    lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulation_dtype(q.dtype))
     return q.new_empty(q.shape), lse
 
 

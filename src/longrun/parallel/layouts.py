@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from longrun.config.stages import TrainConfig
+from longrun.config.stages import EngineConfig
 from longrun.errors import ConfigError
 from longrun.nn.arch import Arch
 
@@ -46,8 +46,8 @@ class Layout:
     repeats the copy (HSDP): gathers stay inside a group, gradients are also summed between them."""
 
     @classmethod
-    def of(cls, config: TrainConfig) -> "Layout":
-        """Take the layout that the settings of a training ask for."""
+    def of(cls, config: EngineConfig) -> "Layout":
+        """Take the layout that the settings ask for."""
         return cls(
             num_ranks=config.num_nodes * config.num_processes,
             tensor=config.tensor_parallel,

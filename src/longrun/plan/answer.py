@@ -71,7 +71,11 @@ def train_settings(planner: Planner, option: Option) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "global_batch_size": settings.global_batch_size,
         "dtype": settings.dtype,
-        "optimizer": {"name": choice.optimizer},
+        "optimizer": {
+            "name": choice.optimizer,
+            "states": choice.states,
+            "weights": choice.weights,
+        },
         "num_nodes": settings.num_nodes,
         "num_processes": settings.num_processes,
         "tensor_parallel": choice.layout.tensor,
@@ -112,7 +116,9 @@ def _cells(planner: Planner, option: Option) -> list[str]:
     assert memory is not None
     tokens, days = planner.tokens_per_second(option), planner.days(option)
     choice = option.choice
-    policy = choice.recompute if choice.optimizer == "adamw" else f"{choice.recompute}, muon"
+    kinds = choice.optimizer, choice.states, choice.weights
+    unusual = [kind for kind in kinds if kind not in ("adamw", "float32")]
+    policy = ", ".join([choice.recompute, *unusual])
     weights = time.weights_seconds + time.optimizer_seconds
     return [
         str(choice.layout.data),
@@ -155,6 +161,8 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "data": choice.layout.data,
         "recompute": choice.recompute,
         "optimizer": choice.optimizer,
+        "states": choice.states,
+        "weights": choice.weights,
     }
 
 

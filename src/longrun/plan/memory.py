@@ -13,8 +13,8 @@ A step is fullest at one of three moments, with every layer's activations kept i
 
 Trace for Qwen2.5-7B (7.616 G parameters), bfloat16, one process, no recomputation, compiled, a
 32,768-token pack, GiB: weights 28.4, gradients 28.4, AdamW's moments 56.7, bfloat16 copies of the
-layers' matrices 12.2, activations 135.8; at the loss: hidden states, gradients of them and of the
-output matrix, its copy and two chunks of logits 5.0. In all 266.5 and the runtime.
+layers' matrices 12.2, activations 135.7; at the loss: hidden states, gradients of them and of the
+output matrix, its copy and two chunks of logits 5.6. In all 266.9 and the runtime.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ from typing import Literal
 
 from longrun.nn.costs import ModelShape, Recompute
 from longrun.parallel.layouts import Layout
+from longrun.plan.settings import OptimizerName, States, Weights
 
 MASTER_BYTES = 4
 """Weights, gradients and optimizer states are float32."""
+_MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 4 / 64}
+"""Bytes of one number of a moment; with ``int8``, 64 numbers share a float32 scale."""
 RUNTIME_BYTES = 2 << 30
 """The device's own context and communication buffers; an assumption."""
 
@@ -36,7 +39,11 @@ class StepSettings:
     pack_tokens: int
     """Tokens of one pack; a micro-step is at most as long."""
     recompute: Recompute = "none"
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
+    states: States = "float32"
+    """Type of AdamW's moments."""
+    weights: Weights = "float32"
+    """``split``: the layers' matrices need no copies in the compute type."""
     compute_bytes: int = 2
     """Bytes of a number in activations: 2 for bfloat16, 4 for float32."""
     compiled: bool = True
@@ -74,16 +81,19 @@ class StepMemory:
         return self.states_bytes + at_work + self.runtime_bytes
 
 
-def optimizer_bytes(shape: ModelShape, optimizer: Literal["adamw", "muon"]) -> int:
+def optimizer_bytes(
+    shape: ModelShape, optimizer: OptimizerName = "adamw", states: States = "float32"
+) -> int:
     """Return bytes of the optimizer's states, unsharded.
 
-    AdamW keeps two moments per parameter; Muon one momentum per matrix of a layer, and AdamW for
-    the embedding, the output and the vectors.
+    AdamW keeps two moments per parameter, those of matrices in ``states``; Muon one momentum per
+    matrix of a layer, and AdamW for the embedding, the output and the vectors.
     """
-    states = 2 * shape.parameters
+    matrices = shape.layer_matrices_parameters + shape.table_parameters
+    moments = 2 * MASTER_BYTES * shape.vector_parameters
     if optimizer == "muon":
-        states -= shape.layer_matrices_parameters
-    return MASTER_BYTES * states
+        return moments + MASTER_BYTES * (matrices + shape.table_parameters)
+    return moments + int(2 * _MOMENT_BYTES[states] * matrices)
 
 
 def step_memory(shape: ModelShape, layout: Layout, settings: StepSettings) -> StepMemory:
@@ -103,7 +113,7 @@ def step_memory(shape: ModelShape, layout: Layout, settings: StepSettings) -> St
     return StepMemory(
         weights_bytes=master,
         gradients_bytes=gradients,
-        optimizer_bytes=_share(optimizer_bytes(shape, settings.optimizer), shards),
+        optimizer_bytes=_share(optimizer_bytes(shape, settings.optimizer, settings.states), shards),
         gathered_bytes=gathered,
         activations_bytes=shape.num_layers * rank.tokens * rank.kept_per_token(settings.recompute),
         work_bytes=work,
@@ -138,7 +148,7 @@ class _Rank:
             return (num_layers * cut + size * shape.table_parameters) // self.layout.tensor
         if self._is_sharded():
             return size * shape.parameters // self.layout.tensor
-        if not self._casts:
+        if not self._casts or self.settings.weights == "split":
             return 0
         # The backward pass needs every cast again, unless the layers are computed again.
         return cut * (shape.num_layers if self.settings.recompute == "none" else 1)

@@ -9,14 +9,15 @@ even time, and no more of them than could still be among the best.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from itertools import product
+from typing import get_args
 
 from longrun.nn.arch import Arch
 from longrun.nn.costs import ModelShape, Recompute, attention_share, model_flops
 from longrun.parallel.layouts import Layout, Sharding, obstacle
 from longrun.plan.lengths import Workload
 from longrun.plan.memory import StepMemory, StepSettings, step_memory
-from longrun.plan.settings import PlanSettings
+from longrun.plan.settings import OptimizerName, PlanSettings, States, Weights
 from longrun.plan.time import (
     Machine,
     UnitCosts,
@@ -37,7 +38,19 @@ class Choice:
 
     layout: Layout
     recompute: Recompute
-    optimizer: Literal["adamw", "muon"]
+    optimizer: OptimizerName = "adamw"
+    states: States = "float32"
+    """Type of AdamW's moments."""
+    weights: Weights = "float32"
+
+    @property
+    def is_coherent(self) -> bool:
+        """Say whether the parts go together; see the settings of ``train``."""
+        plain = self.optimizer == "adamw" and self.states == "float32"
+        whole = self.layout.sharding == "replicate" and self.layout.tensor == 1
+        if self.weights == "split":
+            return plain and whole
+        return self.optimizer == "adamw" or self.states == "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +140,16 @@ class Planner:
 
     def _fastest(self, ordered: list[tuple[float, Option]], best: int) -> list[Option]:
         """Return the fastest option of each of the ``best`` families."""
-        found: dict[tuple[int, int, str], Option] = {}
+        found: dict[tuple[tuple[object, ...], ...], Option] = {}
         for even, option in ordered:
             fastest = sorted(found.values(), key=_by_time)[:best]
             if len(fastest) == best and _seconds(fastest[-1]) <= even:
                 break
-            layout = option.choice.layout
-            family = layout.tensor, layout.context, layout.sharding
+            choice = option.choice
+            family = (
+                (choice.layout.tensor, choice.layout.context, choice.layout.sharding),
+                (choice.optimizer, choice.states, choice.weights),
+            )
             if family in found and _seconds(found[family]) <= even:
                 continue
             timed = self._timed(option)
@@ -153,7 +169,6 @@ class Planner:
         if fixed.context_parallel is not None:
             contexts = [fixed.context_parallel]
         shardings = [fixed.sharding] if fixed.sharding else list(get_args(Sharding))
-        recomputes = [fixed.recompute] if fixed.recompute else list(get_args(Recompute))
         for tensor in tensors:
             for context in contexts:
                 for sharding in shardings:
@@ -165,9 +180,17 @@ class Planner:
                             sharding=sharding,
                             shard_size=shard_size,
                         )
-                        for recompute in recomputes:
-                            for optimizer in fixed.optimizers:
-                                yield Choice(layout, recompute, optimizer)
+                        yield from self._policies(layout)
+
+    def _policies(self, layout: Layout) -> Iterator[Choice]:
+        """Yield what may be computed again and how the optimizer holds its states."""
+        fixed = self.settings
+        recomputes = [fixed.recompute] if fixed.recompute else list(get_args(Recompute))
+        kinds = product(recomputes, fixed.optimizers, fixed.states, fixed.weights)
+        for kind in kinds:
+            choice = Choice(layout, *kind)
+            if choice.is_coherent and (choice.weights == "float32" or fixed.dtype == "bfloat16"):
+                yield choice
 
     def _shard_sizes(self, tensor: int, context: int, sharding: Sharding) -> list[int | None]:
         """Return one machine, 2, 4 ... machines, and all ranks (None).
@@ -240,6 +263,8 @@ class Planner:
             pack_tokens=self.workload.pack_size,
             recompute=choice.recompute,
             optimizer=choice.optimizer,
+            states=choice.states,
+            weights=choice.weights,
             compute_bytes=self._work(choice).element_bytes,
             compiled=self.settings.compile,
             loss_chunk_tokens=self.settings.loss_chunk_tokens,

@@ -11,6 +11,9 @@ from longrun.nn.costs import Recompute
 from longrun.parallel.layouts import Sharding
 
 Gpu = Literal["h100", "h200"]
+OptimizerName = Literal["adamw", "muon"]
+States = Literal["float32", "bfloat16", "int8"]
+Weights = Literal["float32", "split"]
 
 
 class Rates(Settings):
@@ -118,8 +121,14 @@ class PlanSettings(Settings):
     """As in ``train``."""
     balance: Literal["auto", "packs", "documents"] = "auto"
     """As in ``train``."""
-    optimizers: Annotated[list[Literal["adamw", "muon"]], Field(min_length=1)] = ["adamw"]  # noqa: RUF012 - pydantic copies the defaults of fields
-    """Optimizers to compare by memory."""
+    optimizers: Annotated[list[OptimizerName], Field(min_length=1)] = ["adamw"]  # noqa: RUF012 - pydantic copies the defaults of fields
+    """Optimizers to compare."""
+    states: Annotated[list[States], Field(min_length=1)] = ["float32"]  # noqa: RUF012 - as above
+    """Types of AdamW's moments to compare, as ``optimizer.states`` of ``train``; compact ones
+    change the numbers of a training, so they are looked at only when they are named."""
+    weights: Annotated[list[Weights], Field(min_length=1)] = ["float32"]  # noqa: RUF012 - as above
+    """How weights are held, as ``optimizer.weights`` of ``train``; ``split`` rounds ties
+    differently."""
     tensor_parallel: PositiveInt | None = None
     """Look at this size only; null: at all."""
     context_parallel: PositiveInt | None = None

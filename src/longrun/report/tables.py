@@ -16,9 +16,11 @@ from longrun.formats.run_state import StageRow, State
 _STYLES: dict[State, str] = {
     "done": "green",
     "running": "bold cyan",
+    "queued": "cyan",
     "stale": "yellow",
     "waiting": "dim",
     "failed": "bold red",
+    "cancelled": "red",
     "interrupted": "yellow",
 }
 

@@ -22,7 +22,7 @@ cut into slices likewise; and rows or slices are dealt to the groups. With group
 and 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import lcm
@@ -95,9 +95,10 @@ class Deal:
         """Return the number of the first micro-step of ``rank``, counted over all ranks."""
         return sum(map(len, self.hands[:rank]))
 
-    def documents(self, slot: int) -> tuple[int, ...]:
-        """Return the documents of the micro-step with the number ``slot``."""
-        return [documents for hand in self.hands for documents in hand][slot]
+    def documents(self, slots: Iterable[int]) -> list[int]:
+        """Return the documents of the micro-steps with the numbers ``slots``."""
+        steps = [documents for hand in self.hands for documents in hand]
+        return [document for slot in slots for document in steps[slot]]
 
     def renumbered(self, numbers: Sequence[int]) -> "Deal":
         """Return the same deal with ``numbers[i]`` in the place of document i."""

@@ -1,21 +1,25 @@
 """Which packs form batch n: pure functions, no files.
 
 The packs of all epochs stand in one long line. Each epoch is shuffled by (seed, epoch) alone and
-batch n is the n-th run of ``batch_size`` packs of that line, so a batch may begin in one epoch and
-end in the next and no pack is ever left out in between. Ranks, layout and history play no part.
+batch n is the n-th run of that line: of ``batch_size`` packs, or of as many packs as are needed to
+reach a number of supervised tokens. A batch may begin in one epoch and end in the next and no pack
+is ever left out in between. Ranks, layout and history play no part.
 
 Two epochs of 5 packs, batches of 4::
 
     epoch 0     3 0 4 1 2     epoch 1     2 4 0 3 1
     batch 0     3 0 4 1       batch 1     2 | 2 4 0       left over: 3 1
 
-With ``window`` w above 1 the packs of w batches in a row are sorted by their modelled time and cut
-into w batches of packs that take equally long; these stand in an order drawn from (seed, window).
-Then even a rank with one pack per step hardly waits, but the documents of a batch are alike in
-length: another training, not only a faster one.
+In windows of w batches the packs are sorted by their modelled time and cut into w batches of packs
+that take equally long; these stand in an order drawn from (seed, window). Then even a rank with one
+pack per step hardly waits, but the documents of a batch are alike in length: another training, not
+only a faster one.
 """
 
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,40 +37,34 @@ class PackId(NamedTuple):
     pack: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """The batches of one training."""
+class PackLine(ABC):
+    """The packs of all epochs in one long line, cut into batches."""
 
+    __slots__ = ()
     packs_per_epoch: tuple[int, ...]
     """Packs of each plan; epochs beyond the last plan begin again with the first."""
-    batch_size: int
-    """Packs of one optimizer step, over all ranks."""
     seed: int
-    window: int = 1
-    """Batches whose packs are sorted by cost together; 1: none are."""
-    costs: tuple[npt.NDArray[np.float64], ...] = ()
-    """Modelled time of the packs of each plan; needed when ``window`` is above 1."""
+
+    @abstractmethod
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+
+    @abstractmethod
+    def _steps_within(self, packs: int, most: float) -> int:
+        """Return the batches that end within the first ``packs`` packs, at most ``most``."""
 
     def __getitem__(self, step: int) -> list[PackId]:
         """Return the packs of the step with index ``step``, from 0 without end."""
-        if self.window == 1:
-            return self._line(step, 1)
-        window, place = divmod(step, self.window)
-        packs = self._line(window * self.window, self.window)
-        times = [self.costs[pack.epoch % len(self.costs)][pack.pack] for pack in packs]
-        by_time = np.argsort(times, kind="stable")
-        chosen = np.random.default_rng((self.seed, window, _WINDOW_SEED)).permutation(self.window)
-        begin = int(chosen[place]) * self.batch_size
-        return [packs[index] for index in by_time[begin : begin + self.batch_size]]
+        return self._in_line(step, 1)
 
-    def _line(self, step: int, num_batches: int) -> list[PackId]:
-        """Return the packs of ``num_batches`` batches from ``step`` on, as they stand in line."""
+    def _in_line(self, step: int, num_steps: int) -> list[PackId]:
+        """Return the packs of ``num_steps`` steps from ``step`` on, as they stand in line."""
         epoch, position = self.place(step)
+        missing = self.start(step + num_steps) - self.start(step)
         packs: list[PackId] = []
-        num_packs = num_batches * self.batch_size
-        while len(packs) < num_packs:
+        while len(packs) < missing:
             order = epoch_order(self.size(epoch), self.seed, epoch)
-            taken = order[position : position + num_packs - len(packs)]
+            taken = order[position : position + missing - len(packs)]
             packs += [PackId(epoch, int(pack)) for pack in taken]
             epoch, position = epoch + 1, 0
         return packs
@@ -77,8 +75,7 @@ class Batches:
 
     def place(self, step: int) -> tuple[int, int]:
         """Return (epoch, packs of that epoch already used) before the step with index ``step``."""
-        cycle = sum(self.packs_per_epoch)
-        cycles, position = divmod(step * self.batch_size, cycle)
+        cycles, position = divmod(self.start(step), sum(self.packs_per_epoch))
         epoch = cycles * len(self.packs_per_epoch)
         while position >= self.size(epoch):
             position -= self.size(epoch)
@@ -98,8 +95,88 @@ class Batches:
         whole = int(max_epochs)
         packs = sum(self.size(epoch) for epoch in range(whole))
         packs += int((max_epochs - whole) * self.size(whole))
-        steps = packs // self.batch_size
-        return steps if max_steps is None else min(steps, max_steps)
+        return self._steps_within(packs, math.inf if max_steps is None else max_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches(PackLine):
+    """Batches of equally many packs."""
+
+    packs_per_epoch: tuple[int, ...]
+    batch_size: int
+    """Packs of one optimizer step, over all ranks."""
+    seed: int
+
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+        return step * self.batch_size
+
+    def _steps_within(self, packs: int, most: float) -> int:
+        return int(min(packs // self.batch_size, most))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedBatches(Batches):
+    """Batches of equally many packs of equal cost, sorted window by window."""
+
+    window: int
+    """Batches whose packs are sorted together."""
+    costs: tuple[npt.NDArray[np.float64], ...]
+    """Modelled time of the packs of each plan."""
+
+    def __getitem__(self, step: int) -> list[PackId]:
+        """Return the packs of the step with index ``step``, from 0 without end."""
+        window, place = divmod(step, self.window)
+        packs = self._in_line(window * self.window, self.window)
+        times = [self.costs[pack.epoch % len(self.costs)][pack.pack] for pack in packs]
+        by_time = np.argsort(times, kind="stable")
+        chosen = np.random.default_rng((self.seed, window, _WINDOW_SEED)).permutation(self.window)
+        begin = int(chosen[place]) * self.batch_size
+        return [packs[index] for index in by_time[begin : begin + self.batch_size]]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatches(PackLine):
+    """Batches that are closed by the pack with which they reach ``batch_tokens``.
+
+    Packs with 3, 1, 4, 1, 5 supervised tokens in the order of the line and ``batch_tokens`` 4
+    make the batches ``3 1``, ``4`` and ``1 5``. Where a batch begins follows from the line alone;
+    it is worked out from the first batch on, one epoch at a time, and kept.
+    """
+
+    packs_per_epoch: tuple[int, ...]
+    supervised_tokens: tuple[npt.NDArray[np.int64], ...]
+    """Of every pack of each plan; at least one of them is not 0."""
+    batch_tokens: int
+    """Supervised tokens of one optimizer step, over all ranks."""
+    seed: int
+    _starts: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+    _open: list[int] = field(default_factory=lambda: [0, 0, 0], init=False, repr=False)
+    """Epochs worked out, their packs, and the tokens of the batch that was not closed in them."""
+
+    def start(self, step: int) -> int:
+        """Return the packs of the line before the step with index ``step``."""
+        while len(self._starts) <= step:
+            self._work_out_an_epoch()
+        return self._starts[step]
+
+    def _steps_within(self, packs: int, most: float) -> int:
+        while self._open[1] < packs and len(self._starts) <= most:
+            self._work_out_an_epoch()
+        return int(min(bisect_right(self._starts, packs) - 1, most))
+
+    def _work_out_an_epoch(self) -> None:
+        epoch, first, waiting = self._open
+        order = epoch_order(self.size(epoch), self.seed, epoch)
+        sums = np.cumsum(self.supervised_tokens[epoch % len(self.supervised_tokens)][order])
+        used = -waiting
+        while True:
+            last = int(np.searchsorted(sums, used + self.batch_tokens))
+            if last == len(sums):
+                break
+            self._starts.append(first + last + 1)
+            used = int(sums[last])
+        self._open[:] = epoch + 1, first + len(sums), int(sums[-1]) - used
 
 
 @lru_cache(maxsize=4)

@@ -2,14 +2,19 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from longrun.checkpoint.huggingface import load_weights, write_weights
-from longrun.checkpoint.model_folder import read_arch, read_config, write_companions
-from longrun.config.stages import TrainConfig
+from longrun.checkpoint.model_folder import (
+    edit_context,
+    read_arch,
+    read_config,
+    write_companions,
+)
+from longrun.config.stages import EngineConfig, TrainConfig
 from longrun.errors import ConfigError
 from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME
@@ -17,16 +22,25 @@ from longrun.formats.plans import PackSet
 from longrun.nn.attention import choose_backend
 from longrun.nn.costs import ModelShape, attention_share
 from longrun.nn.decoder import Decoder
+from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
+from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import build_schedule
+from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, distribute, gather_parameter
 from longrun.parallel.layouts import Layout
-from longrun.parallel.mesh import Mesh
-from longrun.train.batches import Batches
+from longrun.parallel.mesh import Mesh, broadcast_object
 from longrun.train.loop import Training
-from longrun.train.supervision import HeldOutReader, PackReader
+from longrun.train.supervision import (
+    HeldOutReader,
+    PackReader,
+    Weighted,
+    build_batches,
+)
 
 FINAL_NAME = "final"
+FINAL_AVERAGE_NAME = "final-average"
+"""Beside ``final``: the running average of the weights, where one is kept."""
 TOKENIZER_NAME = "tokenizer"
 """Folder of a prepare output that holds its tokenizer."""
 log = logging.getLogger(__name__)
@@ -39,18 +53,14 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         ConfigError: a setting does not fit the machine.
         InputError: the model or the packs cannot be used.
     """
-    distributed = build_model(config, mesh)
-    share = attention_share(ModelShape.of(distributed.model.arch))
     packs = PackSet.open(config.packs)
+    share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
     reader = PackReader(packs, config.loss_weights, share)
-    batches = Batches(
-        reader.packs_per_epoch,
-        config.global_batch_size,
-        config.seed,
-        config.balance_window,
-        tuple(reader.costs()) if config.balance_window > 1 else (),
-    )
+    batches = build_batches(config, packs)
+    attention = choose_attention(config, mesh, reader.read(batches[0][0]))
+    distributed = build_model(config, mesh, attention)
     num_steps = batches.num_steps(config.max_epochs, config.max_steps)
+    parameters, decay = distributed.model.named_parameters(), config.optimizer.average_decay
     return Training(
         config=config,
         mesh=mesh,
@@ -59,29 +69,54 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         schedule=build_schedule(config.optimizer, num_steps),
         batches=batches,
         num_steps=num_steps,
+        average=None if decay is None else RunningAverage(parameters, decay),
         packs=reader,
         held_out=HeldOutReader(packs, config.loss_weights, share),
     )
 
 
-def build_model(config: TrainConfig, mesh: Mesh) -> Distributed:
+def choose_attention(config: EngineConfig, mesh: Mesh, pack: Sequence[Weighted]) -> str:
+    """Return the attention backend; several that can run are timed on ``pack``; collective.
+
+    All ranks take what rank 0 measured.
+
+    Raises:
+        ConfigError: the backend that was asked for cannot run here.
+    """
+    arch = read_arch(config.model, config.context)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    layout = lay_out(pack, mesh)
+    lengths = list(zip(layout.lengths, layout.key_lengths, strict=True))
+    cuts = mesh.tensor_size
+    heads = Heads(arch.num_heads // cuts, arch.num_kv_heads // cuts, arch.head_dim)
+    return choose_backend(
+        config.attention,
+        mesh.device,
+        dtype,
+        arch.head_dim,
+        shares=mesh.context_size > 1,
+        measure=lambda names: broadcast_object(
+            time_backends(names, lengths, heads, dtype, mesh.device)
+        ),
+    )
+
+
+def build_model(config: EngineConfig, mesh: Mesh, attention: str) -> Distributed:
     """Build the float32 model over all ranks; each reads the part of the weights that it stores.
 
     Raises:
-        ConfigError: the attention backend cannot run here.
         InputError: the model folder cannot be used.
     """
-    arch = read_arch(config.model)
+    arch = read_arch(config.model, config.context)
     dtype: torch.dtype = getattr(torch, config.dtype)
-    backend = choose_backend(config.attention, mesh.device, dtype, arch.head_dim)
     with torch.device("meta"):
-        model = Decoder(arch, backend=backend, recompute=config.recompute, compute_dtype=dtype)
+        model = Decoder(arch, backend=attention, recompute=config.recompute, compute_dtype=dtype)
     layout = Layout.of(config)
     distributed = distribute(model, mesh, layout, compiled=config.compile)
     load_weights(config.model, model)
-    log.info("train: %s parameters from %s", _count(model), config.model)
+    log.info("model: %s parameters from %s", _count(model), config.model)
     if mesh.size > 1:
-        log.info("train: layout: %s", layout)
+        log.info("layout: %s", layout)
     return distributed
 
 
@@ -99,12 +134,20 @@ def check_devices(num_processes: int) -> None:
 
 
 def export_final(training: Training) -> None:
-    """Write ``final/``, a Hugging Face folder, unless it is there; collective.
+    """Write ``final/``, and ``final-average/`` if an average is kept; collective.
 
-    Weights are rounded once to the compute type: those are the very numbers that the forward
-    passes multiplied with. One whole tensor exists at a time beside the file that is being filled.
+    Hugging Face folders; one that is there is left alone. Weights are rounded once to the compute
+    type: those are the very numbers that the forward passes multiplied with. One whole tensor
+    exists at a time beside the file that is being filled.
     """
-    folder = training.config.output_dir / FINAL_NAME
+    _export(training, FINAL_NAME)
+    if training.average is not None:
+        with training.average.in_place_of_the_weights():
+            _export(training, FINAL_AVERAGE_NAME)
+
+
+def _export(training: Training, name: str) -> None:
+    folder = training.config.output_dir / name
     if folder.exists():
         return
     parameters = dict(training.model.model.named_parameters())
@@ -125,7 +168,7 @@ def _write_model(config: TrainConfig, folder: Path, parameters: Mapping[str, tor
     source = PackSet.open(config.packs).source
     write_companions(
         folder,
-        read_config(config.model),
+        edit_context(read_config(config.model), config.context),
         dtype=config.dtype,
         tokenizer=source / TOKENIZER_NAME,
         conversation=source / CONVERSATION_NAME,

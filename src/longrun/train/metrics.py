@@ -6,6 +6,7 @@ twice and the file is that of an uninterrupted training, up to the times in it.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,16 @@ from typing import IO, Any
 from longrun.formats.atomic import full_disk_named, write_text
 
 METRICS_NAME = "metrics.jsonl"
-TIMING_FIELDS = ("seconds", "tokens_per_second", "measured_imbalance")
+TIMING_FIELDS = (
+    "seconds",
+    "tokens_per_second",
+    "supervised_tokens_per_second",
+    "data_wait_share",
+    "seconds_left",
+    "peak_memory_bytes",
+    "mfu",
+    "measured_imbalance",
+)
 """The only fields that differ between two runs of the same training."""
 
 
@@ -28,13 +38,13 @@ class Metrics:
         self._file: IO[str] = open(self._path, "a")  # noqa: SIM115 - closed by ``close``
 
     def append(self, line: dict[str, Any]) -> None:
-        """Append one line.
+        """Append one line; a number that is not finite, which JSON does not know, becomes null.
 
         Raises:
             ResourceError: the disk is full.
         """
         with full_disk_named(self._path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
@@ -44,6 +54,12 @@ class Metrics:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(inside) for name, inside in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:

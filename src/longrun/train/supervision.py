@@ -9,20 +9,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from longrun.config.stages import LossWeights
+from longrun.checkpoint.model_folder import read_arch
+from longrun.config.stages import LossWeights, TrainConfig
+from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
-from longrun.train.balance import (
-    Balance,
-    Deal,
-    Floats,
-    Ranks,
-    deal_batch,
-    pack_cost,
-    pack_costs,
-)
-from longrun.train.batches import PackId
+from longrun.nn.costs import ModelShape, attention_share
+from longrun.train.balance import Balance, Deal, Ranks, deal_batch, pack_cost, pack_costs
+from longrun.train.batches import Batches, PackId, PackLine, TokenBatches, WindowedBatches
 
 Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Tokens of a document and their weights as targets; both [n]."""
@@ -42,6 +37,38 @@ def weigh(document: Document, table: npt.NDArray[np.float32]) -> Weighted:
     return document.tokens, np.repeat(table[document.span_kinds], document.span_lengths)
 
 
+def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
+    """Return the batches of a training, cut by packs (also of like cost) or by supervised tokens.
+
+    Raises:
+        InputError: batches are cut by supervised tokens and there are none.
+    """
+    plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
+    sizes = tuple(len(plan) for plan in plans)
+    if config.balance_window > 1 and config.global_batch_size is not None:
+        share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
+        lengths = packs.training.lengths
+        costs = tuple(pack_costs(lengths[plan.documents], plan.starts, share) for plan in plans)
+        line = sizes, config.global_batch_size, config.seed
+        return WindowedBatches(*line, config.balance_window, costs)
+    if config.global_batch_size is not None:
+        return Batches(sizes, config.global_batch_size, config.seed)
+    if config.global_batch_tokens is None:
+        raise ValueError("neither a batch size in packs nor one in tokens")
+    targets = packs.training.target_counts(weight_table(config.loss_weights) > 0)
+    supervised = tuple(_sum_per_pack(plan, targets) for plan in plans)
+    if not any(tokens.any() for tokens in supervised):
+        raise InputError.at(config.packs, None, "no token is supervised; see train.loss_weights")
+    return TokenBatches(sizes, supervised, config.global_batch_tokens, config.seed)
+
+
+def _sum_per_pack(plan: PackPlan, of_document: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sums over the documents of every pack, [P]."""
+    sums = np.concatenate([[0], np.cumsum(of_document[plan.documents], dtype=np.int64)])
+    totals: npt.NDArray[np.int64] = np.diff(sums[plan.starts])
+    return totals
+
+
 class PackReader:
     """The training packs of all epochs, with loss weights."""
 
@@ -52,14 +79,9 @@ class PackReader:
         self._share = share
         self._pack_size = packs.pack_size
 
-    @property
-    def packs_per_epoch(self) -> tuple[int, ...]:
-        """Number of packs of each plan."""
-        return tuple(len(plan) for plan in self._plans)
-
     def read(self, pack: PackId) -> list[Weighted]:
         """Return the documents of ``pack``, in the order of its plan."""
-        return self.read_documents(self._indices(pack))
+        return self.read_documents(self._indices(pack).tolist())
 
     def deal(self, batch: Sequence[PackId], ranks: Ranks, balance: Balance) -> Deal:
         """Deal the documents of ``batch`` to ``ranks``; they keep their numbers in the data."""
@@ -68,20 +90,18 @@ class PackReader:
         dealt = deal_batch(lengths, self._share, ranks, balance, self._pack_size)
         return dealt.renumbered(np.concatenate(numbers).tolist())
 
-    def costs(self) -> list[Floats]:
-        """Return the modelled time of every pack of each plan, in tokens."""
-        return [
-            pack_costs(self._documents.lengths[plan.documents], plan.starts, self._share)
-            for plan in self._plans
-        ]
+    def read_documents(self, numbers: Iterable[int]) -> list[Weighted]:
+        """Return documents by their numbers in the data."""
+        return [weigh(self._documents[number], self._table) for number in numbers]
 
-    def read_documents(self, documents: Iterable[int]) -> list[Weighted]:
-        """Return ``documents``, named by their numbers in the data."""
-        return [weigh(self._documents[int(index)], self._table) for index in documents]
+    def lengths(self, packs: Iterable[PackId]) -> list[int]:
+        """Return the tokens of every document of ``packs``."""
+        indices = np.concatenate([self._indices(pack) for pack in packs])
+        return [int(length) for length in self._documents.lengths[indices]]
 
-    def origins(self, documents: Iterable[int]) -> list[Origin]:
-        """Say where ``documents``, named by their numbers in the data, came from."""
-        return [self._documents.origin(int(index)) for index in documents]
+    def origins(self, numbers: Iterable[int]) -> list[Origin]:
+        """Say where documents came from, by their numbers in the data."""
+        return [self._documents.origin(number) for number in numbers]
 
     def _indices(self, pack: PackId) -> npt.NDArray[np.int64]:
         return self._plans[pack.epoch % len(self._plans)][pack.pack]

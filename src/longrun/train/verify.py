@@ -1,17 +1,20 @@
-"""The short proof before the first step: the laws of packing hold on this model and machine.
+"""The laws of packing, checked on this model, type, layout and machine.
 
-1. Isolation: changing one document changes no logit of another document by a single bit.
-2. Regrouping: documents packed together on one rank, and each alone and spread over the ranks, give
-   the same loss and gradients up to rounding.
-3. Agreement: every rank has counted the same batches, steps and weights.
+1. Agreement: every rank has counted the same batches, steps and weights.
+2. Isolation: changing one document changes no logit of another document by a single bit.
+3. Regrouping: documents packed together on one data rank, and each alone and spread over the data
+   ranks, give the same loss and gradients up to rounding.
+4. One process: so does each document alone in one process with the whole model.
 
-Uses the ends of a few documents of the first batch, so it takes about a second on a small model and
-less than one step of a large one. Every part is collective; nobody trains when one fails.
+Training checks 1 to 3 before its first step, on the ends of a few documents: about a second on a
+small model and less than one step of a large one. ``longrun verify`` checks 2 to 4 at length. Every
+part is collective; nobody trains when one fails.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from longrun.errors import VerificationError
 from longrun.nn.layout import build_layout
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, stored_part
-from longrun.parallel.mesh import Mesh, all_agree, any_rank, sum_over_ranks
+from longrun.parallel.mesh import Mesh, all_agree, sum_over_ranks
 from longrun.train.step import MicroStep, compute_gradients, filler
 from longrun.train.supervision import Weighted
 
@@ -37,62 +40,88 @@ GRADIENT_FLOOR = 1e-2
 gradient of a key bias is zero but for rounding."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure that a law bounds."""
+
+    law: str
+    what: str
+    value: float
+    bound: float
+
+    def held(self, problem: str) -> "Finding":
+        """Return itself.
+
+        Raises:
+            VerificationError: the value is above the bound, or not a number.
+        """
+        if not self.value <= self.bound:
+            raise VerificationError(
+                f"{self.law}: {self.what}: {self.value:.2g} (bound {self.bound:g}); {problem}"
+            )
+        return self
+
+
 def verify(
     model: Distributed,
     mesh: Mesh,
     documents: Sequence[Weighted],
     counts: Mapping[str, object],
     chunk_tokens: int,
-) -> None:
+) -> list[Finding]:
     """Check the laws on the ends of ``documents``; ``counts`` must be equal on every rank.
 
     Raises:
         VerificationError: on every rank, naming the law, the figure and its bound.
     """
     all_agree(json.dumps(counts, sort_keys=True))
-    sample = [_end(document) for document in documents[:MAX_DOCUMENTS]]
-    check_isolation(model, mesh, sample)
-    check_regrouping(model, mesh, sample, chunk_tokens)
+    sample = [end_of(document, MAX_TOKENS) for document in documents[:MAX_DOCUMENTS]]
+    changed = sorted({0, len(sample) - 1})
+    isolation = check_isolation(model, mesh, sample, changed)
+    return [isolation, *check_regrouping(model, mesh, sample, chunk_tokens)]
 
 
 @torch.no_grad()
-def check_isolation(model: Distributed, mesh: Mesh, documents: Sequence[Weighted]) -> None:
-    """Change the first document, then the last, and compare the other documents' logits.
+def check_isolation(
+    model: Distributed, mesh: Mesh, documents: Sequence[Weighted], changed: Sequence[int]
+) -> Finding:
+    """Change each document of ``changed`` and compare the other documents' logits.
 
     Raises:
         VerificationError: a logit of an unchanged document changed.
     """
     vocab_size = model.model.arch.vocab_size
     before = _logits(model, mesh, documents)
-    for changed in {0, len(documents) - 1}:
+    finding = Finding("isolation", "logits that changed with another document", 0.0, 0.0)
+    for index in changed:
         altered = list(documents)
-        tokens, weights = documents[changed]
-        altered[changed] = (tokens + 1) % np.int32(vocab_size), weights
-        after = _logits(model, mesh, altered)
-        others = [index for index in range(len(documents)) if index != changed]
-        leaks = [
-            document
-            for (document, old), (_, new) in zip(before, after, strict=True)
-            if document in others and not torch.equal(old, new)
-        ]
-        if any_rank(bool(leaks)):
-            raise VerificationError(
-                f"isolation: changing document {changed} of a pack changed the logits of document"
-                f" {leaks[0] if leaks else '?'} (bound: not one bit); the attention backend"
-                f" {model.model.backend!r} mixes documents here, name another with attention=sdpa"
-            )
+        tokens, weights = documents[index]
+        altered[index] = (tokens + 1) % np.int32(vocab_size), weights
+        pairs = zip(before, _logits(model, mesh, altered), strict=True)
+        others = [(document, old, new) for (document, old), (_, new) in pairs if document != index]
+        changes = [float((old != new).sum()) for _, old, new in others]
+        leaks = [document for (document, *_), change in zip(others, changes, strict=True) if change]
+        total = sum_over_ranks([math.fsum(changes)])[0]
+        where = f"changing document {index} of a pack changed document {min(leaks, default=-1)}"
+        finding = Finding(finding.law, finding.what, total, 0.0).held(
+            f"{where}; the attention backend {model.model.backend!r} mixes documents here, name"
+            " another with attention=sdpa"
+        )
     model.end_forward()
+    return finding
 
 
 def check_regrouping(
     model: Distributed, mesh: Mesh, documents: Sequence[Weighted], chunk_tokens: int
-) -> None:
-    """Compare loss and gradients of one pack on rank 0 and of lone documents over all ranks.
+) -> list[Finding]:
+    """Compare loss and gradients of one pack on one data rank and of lone documents over all.
+
+    Leaves the gradients of the lone documents on the parameters.
 
     Raises:
         VerificationError: they differ by more than ``BOUNDS`` allows.
     """
-    weight = sum(build_layout([document]).weight_sum() for document in documents)
+    weight = weight_of(documents)
     packed = [MicroStep(0, lay_out(documents, mesh))] if mesh.data_rank == 0 else []
     alone = [
         MicroStep(index, lay_out([documents[index]], mesh))
@@ -108,20 +137,35 @@ def check_regrouping(
         found.append((gradients.loss, _local_gradients(model)))
     (packed_loss, packed_gradients), (alone_loss, alone_gradients) = found
     name, difference = _largest_difference(packed_gradients, alone_gradients)
-    loss_difference = abs(packed_loss - alone_loss) / max(abs(alone_loss), 1e-12)
+    losses = "loss of packed documents against the same alone"
+    gradients_ = f"gradient of {name}, packed against alone"
     bound = BOUNDS[model.model.compute_dtype]
-    for what, value in (("loss", loss_difference), (f"gradient of {name}", difference)):
-        if not value <= bound:
-            raise VerificationError(
-                f"regrouping: the {what} of packed documents differs from that of the same"
-                f" documents alone by {value:.2g} (bound {bound:g}); do not train with this"
-                f" attention backend ({model.model.backend}) and dtype on this machine"
-            )
+    return [
+        Finding("regrouping", what, value, bound).held(
+            f"do not train with this attention backend ({model.model.backend}) and dtype on this"
+            " machine"
+        )
+        for what, value in (
+            (losses, relative_difference(packed_loss, alone_loss)),
+            (gradients_, difference),
+        )
+    ]
 
 
-def _end(document: Weighted) -> Weighted:
+def weight_of(documents: Sequence[Weighted]) -> float:
+    """Return the sum of the weights of the targets of ``documents``."""
+    return math.fsum(build_layout([document]).weight_sum() for document in documents)
+
+
+def relative_difference(one: float, other: float) -> float:
+    """Return the difference over the size of ``other``."""
+    return abs(one - other) / max(abs(other), 1e-12)
+
+
+def end_of(document: Weighted, max_tokens: int | None) -> Weighted:
     """Return the last tokens of a document; the last of all is supervised in any case."""
-    tokens, weights = document[0][-MAX_TOKENS:], document[1][-MAX_TOKENS:].copy()
+    first = 0 if max_tokens is None else max(len(document[0]) - max_tokens, 0)
+    tokens, weights = document[0][first:], document[1][first:].copy()
     weights[-1] = 1.0
     return tokens, weights
 

@@ -13,16 +13,15 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
-from longrun.config.stages import TrainConfig
-from longrun.errors import LongrunError
+from longrun.config.stages import TrainConfig, VerifyConfig
+from longrun.errors import EXIT_STOPPED, LongrunError
 from longrun.formats.atomic import write_text
 from longrun.formats.processes import die_with_parent
 
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: stopped on request with everything saved; run again to go on."""
 EXIT_REFUSED = 2
 _REPORT_SECONDS = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -47,8 +46,8 @@ class StopRequest:
         self._requested = True
 
 
-def main(config_path: str, report_folder: str, parent: str) -> int:
-    """Train as one rank of the mesh in the environment; return the exit code."""
+def main(verb: str, config_path: str, report_folder: str, parent: str) -> int:
+    """Train or verify as one rank of the mesh in the environment; return the exit code."""
     die_with_parent(int(parent))
     stop = StopRequest()
     stop.listen()
@@ -58,7 +57,7 @@ def main(config_path: str, report_folder: str, parent: str) -> int:
     report = Path(report_folder) / f"rank-{rank}.json"
     values = yaml.safe_load(Path(config_path).read_text())
     try:
-        step, finished = work(TrainConfig.parse(values, "train"), stop)
+        step, finished = JOBS[verb](values, stop)
     except LongrunError as error:
         write_text(report, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         # The starter ends all workers once it has read this. Leaving before that would make the
@@ -69,30 +68,49 @@ def main(config_path: str, report_folder: str, parent: str) -> int:
     return 0 if finished else EXIT_STOPPED
 
 
-def work(config: TrainConfig, stop: StopRequest) -> tuple[int, bool]:
+def work(values: dict[str, Any], stop: StopRequest) -> tuple[int, bool]:
     """Build, resume, verify, train and export; return (finished steps, whether that is all)."""
     from longrun.parallel.mesh import barrier, start_mesh, stop_mesh
     from longrun.train.build import build_training, check_devices, counts_of, export_final
     from longrun.train.loop import resume, train
     from longrun.train.verify import verify
 
+    config = TrainConfig.parse(values, "train")
     check_devices(config.num_processes)
     mesh = start_mesh(tensor_size=config.tensor_parallel, context_size=config.context_parallel)
     training = build_training(config, mesh)
-    step = resume(training)
-    if config.verify and step < training.num_steps:
+    state = resume(training)
+    if config.verify and state.step < training.num_steps:
         documents = [
             document for pack in training.batches[0] for document in training.packs.read(pack)
         ]
-        counts = counts_of(training) | {"resumed step": step}
+        counts = counts_of(training) | {"resumed step": state.step}
         verify(training.model, mesh, documents, counts, config.loss_chunk_tokens)
-    step = train(training, step, stop)
+    step = train(training, state, stop)
     finished = step == training.num_steps
     if finished:
         export_final(training)
     barrier()
     stop_mesh()
     return step, finished
+
+
+def verify_only(values: dict[str, Any], stop: StopRequest) -> tuple[int, bool]:
+    """Check the laws at length and write down what was found; return (0, True)."""
+    from longrun.parallel.mesh import barrier, start_mesh, stop_mesh
+    from longrun.train.build import check_devices
+    from longrun.train.proving import prove
+
+    config = VerifyConfig.parse(values, "verify")
+    check_devices(config.num_processes)
+    mesh = start_mesh(tensor_size=config.tensor_parallel, context_size=config.context_parallel)
+    prove(config, mesh)
+    barrier()
+    stop_mesh()
+    return 0, True
+
+
+JOBS = {"train": work, "verify": verify_only}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,19 @@ def test_a_step_that_was_repeated_counts_once(miniature: list[Path]) -> None:
     assert (one.steps, one.loss.values) == (2, [4.0, 2.0])
 
 
+def test_skipped_steps_are_counted_and_left_out_of_everything_else(miniature: list[Path]) -> None:
+    lines: list[dict[str, Any]] = [
+        step(1, 4.0, seconds=1.0, data_wait_share=0.5, mfu=0.4, peak_memory_bytes=7),
+        {"step": 2, "loss": None, "grad_norm": None, "tokens": 99, "skipped": "step 2: loss nan"},
+        {"step": 3, "loss": 99.0, "tokens": 99, "skipped": "step 3: loss 99 is above"},
+        step(4, 2.0, seconds=3.0, data_wait_share=0.1, mfu=0.2, peak_memory_bytes=9),
+    ]
+    write_metrics(miniature[5], lines)
+    one = rounds(miniature)[0]
+    assert (one.steps, one.skipped_steps, one.tokens, one.loss.values) == (2, 2, 20, [4.0, 2.0])
+    assert (one.mfu, one.wait_share, one.peak_memory_bytes) == (pytest.approx(0.3), 0.2, 9)
+
+
 def test_a_damaged_line_is_named(miniature: list[Path]) -> None:
     path = miniature[5] / "metrics.jsonl"
     path.write_text(json.dumps(step(1, 2.0)) + "\n" + '{"step": "two"}\n')

@@ -57,6 +57,14 @@ class Round:
     """Time in steps, without start-up, saving and validation."""
     token_flops: float | None
     """Model operations per token; None where the documents are not at hand any more."""
+    skipped_steps: int
+    """Steps that changed nothing; they count in no other figure."""
+    mfu: float | None
+    """Median over the steps; None where the peak of the device is not known."""
+    wait_share: float
+    """Share of the time in steps that was waiting for data."""
+    peak_memory_bytes: int
+    """Of the process with rank 0; 0 where it was not noted."""
     loss: Curve
     smooth_loss: Curve
     validation: Curve
@@ -75,7 +83,7 @@ class TrainingView:
 class _Line(msgspec.Struct):
     step: int
     loss: float | None = None
-    grad_norm: float = 0.0
+    grad_norm: float | None = 0.0
     lr: float = 0.0
     tokens: int = 0
     supervised_tokens: int | None = None
@@ -84,6 +92,10 @@ class _Line(msgspec.Struct):
     epoch: float = 0.0
     validation_loss: float | None = None
     validation_loss_by_mode: dict[str, float | None] = {}
+    skipped: str | None = None
+    mfu: float | None = None
+    data_wait_share: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 def view_training(graph: Graph) -> TrainingView | None:
@@ -130,13 +142,14 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = _MOST_POINTS
 
 
 def _round(stage: FinishedStage, token_flops: float | None) -> Round:
-    lines, validations = _read(stage.folder / "metrics.jsonl")
+    lines, validations, skipped = _read(stage.folder / "metrics.jsonl")
     losses = [line.loss for line in lines if line.loss is not None]
     steps = [line.step for line in lines]
     reach = max(1, round(_SMOOTHING_SHARE * len(lines)))
     best = min(validations, key=lambda line: line.validation_loss or math.inf, default=None)
     last = validations[-1] if validations else None
     tokens = sum(line.tokens for line in lines)
+    mfus = [line.mfu for line in lines if line.mfu is not None]
     return Round(
         stage=stage.name,
         steps=len(lines),
@@ -152,11 +165,15 @@ def _round(stage: FinishedStage, token_flops: float | None) -> Round:
         tokens_per_second=median(line.tokens_per_second for line in lines),
         train_seconds=sum(line.seconds for line in lines),
         token_flops=token_flops,
+        skipped_steps=len(skipped),
+        mfu=median(mfus) if mfus else None,
+        wait_share=_wait_share(lines),
+        peak_memory_bytes=max(line.peak_memory_bytes for line in lines),
         loss=thin(steps, losses),
         smooth_loss=thin(steps, smooth(losses, reach)),
         validation=_validation(validations),
         lr=thin(steps, [line.lr for line in lines]),
-        grad_norm=thin(steps, [line.grad_norm for line in lines]),
+        grad_norm=thin(steps, [line.grad_norm or 0.0 for line in lines]),
         speed=thin(steps, smooth([line.tokens_per_second for line in lines], reach)),
     )
 
@@ -188,9 +205,10 @@ def read_shape(path: Path) -> ModelShape:
     return ModelShape.from_hf(config, str(path))
 
 
-def _read(path: Path) -> tuple[list[_Line], list[_Line]]:
-    """Return the step lines and the validation lines, each in order of steps."""
+def _read(path: Path) -> tuple[list[_Line], list[_Line], set[int]]:
+    """Return the lines of steps and of validations, in order, and which steps were skipped."""
     steps: dict[int, _Line] = {}
+    skipped: set[int] = set()
     validations: dict[int, _Line] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -200,13 +218,14 @@ def _read(path: Path) -> tuple[list[_Line], list[_Line]]:
         line = _decode(text, path, number)
         if line.validation_loss is not None:
             validations[line.step] = line
-        if line.loss is not None:
+        if line.skipped is not None:
+            skipped.add(line.step)
+        elif line.loss is not None:
             steps[line.step] = line
     if not steps:
         raise InputError.at(path, None, "holds no step; run its stage again")
-    return [steps[step] for step in sorted(steps)], [
-        validations[step] for step in sorted(validations)
-    ]
+    ordered = [[found[step] for step in sorted(found)] for found in (steps, validations)]
+    return ordered[0], ordered[1], skipped
 
 
 def _decode(text: bytes, path: Path, number: int) -> _Line:
@@ -219,6 +238,12 @@ def _decode(text: bytes, path: Path, number: int) -> _Line:
 def _supervised_share(lines: Sequence[_Line], tokens: int) -> float | None:
     supervised = [line.supervised_tokens for line in lines if line.supervised_tokens is not None]
     return sum(supervised) / tokens if tokens and len(supervised) == len(lines) else None
+
+
+def _wait_share(lines: Sequence[_Line]) -> float:
+    seconds = sum(line.seconds for line in lines)
+    waited = sum(line.seconds * line.data_wait_share for line in lines)
+    return waited / seconds if seconds else 0.0
 
 
 def _known(losses: dict[str, float | None]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""The contenders of ``train_cpu.py`` and what they are given."""

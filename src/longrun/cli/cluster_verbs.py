@@ -1,0 +1,135 @@
+"""The verbs about clusters: setup, run_cmd."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from longrun.cli.options import ClusterName, ConfigDir, DryRun, RunAfter, choose_cluster, names_in
+from longrun.cli.show import make_line_watcher, print_scripts
+from longrun.config.base import nearest
+from longrun.config.cluster import DEFAULT_FOLDER, Cluster, JobSettings
+from longrun.config.recipe import parse_override, set_nested
+from longrun.errors import ConfigError
+from longrun.formats.atomic import write_text
+from longrun.launch.commands import DEFAULT_NAME, Command, render_scripts, start_command
+
+_QUESTIONS = (
+    ("executor", "Where do jobs run: slurm, or local for this machine", "slurm"),
+    ("job_dir", "Folder for experiments that every node sees (starts with /)", ""),
+    ("account", "Account that jobs are booked on (empty: none)", ""),
+    ("partition", "Partition of jobs with GPUs (empty: the default one)", ""),
+    ("cpu_partition", "Partition of jobs without GPUs (empty: the same)", ""),
+    ("time_limits", "Time limits, as in {batch: 4h, cpu: 3d} (empty: the partitions' own)", ""),
+    ("gpus_per_node", "GPUs of a node", "8"),
+    ("container_runtime", "Containers: none, pyxis or apptainer", "none"),
+    ("container", "Image of jobs", ""),
+    ("mounts", "Mounts, as in [/data, /home/me:/workspace]", ""),
+)
+_LOCAL = {"executor", "job_dir", "gpus_per_node"}
+_CONTAINER = {"container", "mounts"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    app.command()(setup)
+    words = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command("run_cmd", context_settings=words)(run_command)
+
+
+def setup(
+    name: Annotated[str, typer.Argument(help="What to call the cluster.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[name=value ...]", help="Settings; none: asks a few questions."),
+    ] = None,
+    config_dir: ConfigDir = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a cluster file, by a few questions or from name=value."""
+    path = (config_dir or DEFAULT_FOLDER) / f"{name}.yaml"
+    if path.exists() and not replace:
+        raise ConfigError(f"{path}: exists; edit it, or write it anew with --replace")
+    values: dict[str, Any] = {}
+    for setting in settings or _ask():
+        set_nested(values, *parse_override(setting))
+    Cluster.parse(values, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    print(f"{path}: written; use it with --cluster {name}")
+
+
+def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
+    context: typer.Context,
+    cluster: ClusterName = None,
+    config_dir: ConfigDir = None,
+    expname: Annotated[str, typer.Option(help="Name to find it by.")] = DEFAULT_NAME,
+    container: Annotated[str | None, typer.Option(help="Image, or its short name.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition of the job.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option("--time_limit", help="Wall time, as in 30m, 4h, 3d.")
+    ] = None,
+    num_gpus: Annotated[int | None, typer.Option("--num_gpus", help="GPUs of each node.")] = None,
+    num_nodes: Annotated[
+        int, typer.Option("--num_nodes", help="Nodes; the command starts once on each.")
+    ] = 1,
+    num_parts: Annotated[
+        int | None,
+        typer.Option("--num_parts", help="Run it so often, with LONGRUN_PART = 1, 2, ..."),
+    ] = None,
+    run_after: RunAfter = None,
+    log_dir: Annotated[
+        Path | None, typer.Option("--log_dir", help="Folder for EXPNAME.log.")
+    ] = None,
+    resumable: Annotated[
+        bool,
+        typer.Option("--resumable", help="Started again it goes on: requeue at a time limit."),
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a shell command as a job: longrun run_cmd [options] COMMAND ..."""
+    asked = {
+        "container": container,
+        "partition": partition,
+        "time_limit": time_limit,
+        "num_gpus": num_gpus,
+    }
+    named = {key: value for key, value in asked.items() if value is not None}
+    command = Command(
+        text=_words(context),
+        cluster=choose_cluster(cluster, config_dir),
+        expname=expname,
+        settings=JobSettings.parse(named, "run_cmd"),
+        num_nodes=num_nodes,
+        num_parts=num_parts,
+        run_after=names_in(run_after),
+        log_dir=log_dir,
+        resumable=resumable,
+    )
+    if dry_run:
+        print_scripts(render_scripts(command))
+        return
+    handle = start_command(command, make_line_watcher())
+    if handle.ids:
+        print(f"{handle.name}: job {', '.join(handle.ids)}; longrun logs -f {handle.name}")
+
+
+def _words(context: typer.Context) -> str:
+    # An option that is not known must not become a part of the command.
+    if context.args and context.args[0].startswith("-"):
+        word = context.args[0].split("=")[0]
+        known = [name for option in context.command.params for name in option.opts]
+        raise ConfigError(f"run_cmd: no such option {word}; {nearest(word, known)}")
+    return " ".join(context.args)
+
+
+def _ask() -> list[str]:
+    answers: dict[str, str] = {}
+    for key, question, default in _QUESTIONS:
+        if answers.get("executor") == "local" and key not in _LOCAL:
+            continue
+        if key in _CONTAINER and answers.get("container_runtime") == "none":
+            continue
+        answers[key] = typer.prompt(question, default=default)
+    return [f"{key}={answer}" for key, answer in answers.items() if answer]

@@ -1,0 +1,44 @@
+"""Options that several verbs share, and the cluster that they choose."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrun.config.cluster import Cluster, load_cluster
+from longrun.launch.ssh import forward
+
+ClusterName = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Cluster file, by name or path; default: LONGRUN_CLUSTER."),
+]
+ConfigDir = Annotated[
+    Path | None,
+    typer.Option("--config_dir", help="Folder of cluster files; default: cluster_configs."),
+]
+RunAfter = Annotated[
+    list[str] | None,
+    typer.Option("--run_after", help="Experiments that must be done first (a,b or repeated)."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would run, with every script, and stop.")
+]
+
+
+def choose_cluster(name: str | None, folder: Path | None) -> Cluster:
+    """Read the cluster file; one that is reached by ssh runs this very command line there.
+
+    Raises:
+        ConfigError: see ``load_cluster``.
+        LaunchError: ssh or rsync failed.
+    """
+    cluster = load_cluster(name, folder)
+    if cluster.ssh is not None:
+        raise typer.Exit(forward(cluster, sys.argv[1:]))
+    return cluster
+
+
+def names_in(values: list[str] | None) -> tuple[str, ...]:
+    """Return the names of a repeated option whose values may also be lists with commas."""
+    return tuple(name for value in values or [] for name in value.split(",") if name)

@@ -1,0 +1,123 @@
+"""Containers: the options that enter one, and whether its mounts cover what a job touches.
+
+Pure functions of a cluster file. Pyxis takes options of ``srun``; Apptainer is a program in front
+of the command; without a runtime paths are what they are.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from longrun.config.cluster import Cluster, Mount
+from longrun.errors import ConfigError
+from longrun.launch.jobs import Job
+
+HOST_VALUES = (
+    "PYTHONPATH",
+    "LONGRUN_PROGRESS",
+    "LONGRUN_FOLDER",
+    "LONGRUN_PART",
+    "LONGRUN_NUM_PARTS",
+    "LONGRUN_CODE",
+    "NNODES",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""Variables for which the job's value holds, also where an image brings its own."""
+
+
+def mounts_of(cluster: Cluster) -> list[Mount]:
+    """Return the mounts of the cluster file and, if they leave it out, the job folder."""
+    own = str(cluster.job_dir.absolute())
+    if _is_below(own, [mount for mount in cluster.mounts if mount.host == mount.inside]):
+        return list(cluster.mounts)
+    return [*cluster.mounts, Mount(host=own, inside=own)]
+
+
+def srun_options(cluster: Cluster, job: Job) -> list[str]:
+    """Return what enters the container of ``job`` by Pyxis; nothing without one."""
+    if job.image is None or cluster.container_runtime != "pyxis":
+        return []
+    names = [*HOST_VALUES, *job.env, *cluster.required_env]
+    return [
+        f"--container-image={job.image}",
+        "--container-mounts=" + ",".join(map(_mount, mounts_of(cluster))),
+        f"--container-workdir={job.start_in}",
+        "--no-container-mount-home",
+        f"--container-env={','.join(names)}",
+    ]
+
+
+def leading_words(cluster: Cluster, job: Job) -> list[str]:
+    """Return the words in front of the command that enter the container by Apptainer."""
+    if job.image is None or cluster.container_runtime != "apptainer":
+        return []
+    binds = [word for mount in mounts_of(cluster) for word in ("--bind", _mount(mount))]
+    gpus = ["--nv"] if job.resources.num_gpus else []
+    return ["apptainer", "exec", *gpus, *binds, "--pwd", str(job.start_in), job.image]
+
+
+def check_image(image: str | None) -> None:
+    """Check that an image that is a path exists; names of registries pass.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    if image and image.startswith(("/", ".")) and not Path(image).exists():
+        raise ConfigError(f"container {image}: does not exist; build it or correct the path")
+
+
+def check_mounts(cluster: Cluster) -> None:
+    """Check that every mounted folder exists.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for mount in cluster.mounts:
+        if not Path(mount.host).exists():
+            raise ConfigError(f"mounts: {mount.host} does not exist; create it or correct the path")
+
+
+def check_covered(cluster: Cluster, what: str, paths: Iterable[Path]) -> None:
+    """Check that every path lies in a mount.
+
+    Raises:
+        ConfigError: one does not; it would not exist inside the container.
+    """
+    for path in paths:
+        if not is_covered(cluster, path):
+            inside = ", ".join(mount.inside for mount in mounts_of(cluster))
+            raise ConfigError(
+                f"{what}: {path} is in no mount of the cluster file ({inside}) and would not exist"
+                " in the container; add a mount or move it"
+            )
+
+
+def is_covered(cluster: Cluster, path: Path) -> bool:
+    """Say whether ``path`` exists inside containers."""
+    return _is_below(str(path), mounts_of(cluster))
+
+
+def on_host(cluster: Cluster, path: Path) -> Path:
+    """Return where a path that is meant inside the container lies on the host."""
+    best = max(
+        (mount for mount in cluster.mounts if _is_below(str(path), [mount])),
+        key=lambda mount: len(mount.inside),
+        default=None,
+    )
+    if best is None:
+        return path
+    return Path(best.host + str(path)[len(best.inside.rstrip("/")) :])
+
+
+def _is_below(path: str, mounts: list[Mount]) -> bool:
+    # Whole names: /data does not cover /data2.
+    absolute = os.path.normpath(path)
+    return any(
+        absolute == inside or absolute.startswith(inside.rstrip("/") + "/")
+        for inside in (os.path.normpath(mount.inside) for mount in mounts)
+    )
+
+
+def _mount(mount: Mount) -> str:
+    return f"{mount.host}:{mount.inside}" + (":ro" if mount.read_only else "")

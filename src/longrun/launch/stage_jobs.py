@@ -1,0 +1,155 @@
+"""From stages of a recipe to jobs: the command of each, and what it asks of the cluster."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from longrun.config.base import StageConfig
+from longrun.config.cluster import Cluster, JobSettings
+from longrun.config.recipe import Recipe, StagePlan
+from longrun.config.stages import STAGES, is_prompt_file
+from longrun.errors import ConfigError
+from longrun.formats.processes import available_cores
+from longrun.launch.containers import on_host
+from longrun.launch.experiment import Experiment
+from longrun.launch.jobs import Job, Resources
+from longrun.launch.submit import CodePlace
+
+GPU_VERBS = ("train", "generate")
+"""Stages that compute on GPUs where a cluster has them."""
+
+
+def build_stage_job(
+    cluster: Cluster,
+    experiment: Experiment,
+    recipe: Recipe,
+    stage: StagePlan,
+    *,
+    code: CodePlace | None,
+    after: Iterable[Path] = (),
+) -> Job:
+    """Build the job of ``stage``; ``after``: folders of the jobs it waits for.
+
+    ``code`` is None for a job that starts at once, from the code that is installed.
+
+    Raises:
+        ConfigError: the stage asks for more than a node has.
+    """
+    folder = experiment.job_folder(stage.name)
+    settings = recipe.jobs.get(stage.name, JobSettings())
+    image = cluster.image(settings.container)
+    words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / "config.yaml")]
+    return Job(
+        name=stage.name,
+        folder=folder,
+        command=f"exec {shlex.join(words)}",
+        start_in=code.start_in if code else Path.cwd(),
+        after=tuple(after),
+        resources=_resources(cluster, stage, settings),
+        resumable=True,
+        image=image,
+        env=code.variables() if code else {},
+    )
+
+
+def place_of(cluster: Cluster, recipe: Recipe) -> tuple[Path, str]:
+    """Return the folder in which the recipe's run is found by name, and that name.
+
+    Where no cluster file says otherwise, the run is found where its folder lies.
+    """
+    if "job_dir" in cluster.model_fields_set:
+        return cluster.job_dir, recipe.name
+    return recipe.output_dir.parent, recipe.output_dir.name
+
+
+def interpreter(cluster: Cluster, image: str | None) -> str:
+    """Return the Python of jobs: the cluster file's, an image's own, or this one."""
+    return cluster.python or ("python" if image else sys.executable)
+
+
+def with_absolute_paths(stage: StagePlan) -> StagePlan:
+    """Return ``stage`` with absolute paths, for jobs that start elsewhere."""
+    return _with_paths(stage, Path.absolute)
+
+
+def seen_from_host(cluster: Cluster, recipe: Recipe) -> Recipe:
+    """Return ``recipe`` with the paths that its folders, named as inside containers, have here."""
+    if cluster.container_runtime == "none":
+        return recipe
+
+    def translate(path: Path) -> Path:
+        return on_host(cluster, path)
+
+    stages = tuple(_with_paths(stage, translate) for stage in recipe.stages)
+    return replace(recipe, stages=stages, output_dir=translate(recipe.output_dir))
+
+
+def _with_paths(stage: StagePlan, change: Callable[[Path], Path]) -> StagePlan:
+    values = _change_paths(stage.config.model_dump(), change)
+    return replace(stage, config=STAGES[stage.verb].parse(values, stage.name))
+
+
+def _change_paths(value: Any, change: Callable[[Path], Path]) -> Any:
+    if isinstance(value, Path):
+        return change(value)
+    if isinstance(value, str) and is_prompt_file(value):
+        return str(change(Path(value)))
+    if isinstance(value, dict):
+        return {key: _change_paths(inside, change) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_change_paths(inside, change) for inside in value]
+    return value
+
+
+def cores_of(config: StageConfig, total: int) -> int:
+    """Return how many of ``total`` cores a stage keeps busy; those of no known need: one."""
+    processes = getattr(config, "num_processes", None)
+    workers = getattr(config, "num_workers", None)
+    wanted = 1
+    if processes is not None:
+        wanted = processes * getattr(config, "num_nodes", 1)
+    elif workers is not None:
+        wanted = workers or total
+    return min(total, wanted)
+
+
+def gpus_of(stage: StagePlan, settings: JobSettings, available: int) -> int:
+    """Return the GPUs of each node that a stage asks for; ``available``: those of a node."""
+    if settings.num_gpus is not None:
+        return settings.num_gpus
+    if not available or stage.verb not in GPU_VERBS:
+        return 0
+    return int(getattr(stage.config, "num_processes", 1))
+
+
+def _resources(cluster: Cluster, stage: StagePlan, settings: JobSettings) -> Resources:
+    available = cluster.gpus_per_node or 0
+    gpus = gpus_of(stage, settings, available)
+    if cluster.executor == "slurm" and gpus > available:
+        raise ConfigError(
+            f"stage {stage.name}: {gpus} GPUs on a node, but cluster {cluster.name} has"
+            f" gpus_per_node: {available}; lower num_processes and raise num_nodes"
+        )
+    return Resources(
+        num_nodes=getattr(stage.config, "num_nodes", 1),
+        num_gpus=gpus,
+        cpus=settings.cpus or cluster.cpus_per_node,
+        partition=partition_of(cluster, settings.partition, gpus),
+        time_limit=settings.time_limit,
+        sbatch=tuple(settings.sbatch),
+    )
+
+
+def partition_of(cluster: Cluster, named: str | None, num_gpus: int) -> str | None:
+    """Return the partition of a job: its own, that of jobs without GPUs, or the usual one."""
+    if named is not None:
+        return named
+    return cluster.partition if num_gpus else cluster.cpu_partition or cluster.partition
+
+
+def cores_here(cluster: Cluster) -> int:
+    """Return the cores that local jobs share."""
+    return cluster.cpus_per_node or available_cores()
