@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 sys.path.insert(0, str(Path(__file__).parent))
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
 from longrun.nn.layout import PackLayout

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.nn.arch import Arch
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder

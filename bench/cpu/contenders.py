@@ -24,7 +24,7 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
 
     from longrun.checkpoint.huggingface import load_weights
     from longrun.checkpoint.model_folder import read_arch
-    from longrun.config.stages import OptimizerSettings
+    from longrun.config.training import OptimizerSettings
     from longrun.nn.attention import choose_backend
     from longrun.nn.decoder import Decoder
     from longrun.nn.layout import build_layout

@@ -8,7 +8,7 @@ import torch
 
 from gpu.cases import Case, Document, Phase, device, draw_steps, fill
 from gpu.meter import Meter
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.nn.arch import Arch
 from longrun.nn.attention import choose_backend
 from longrun.nn.decoder import Decoder

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longrun.checkpoint import average
 from longrun.checkpoint.average import choose_steps
 from longrun.checkpoint.sharded import LoopState
-from longrun.config.stages import AverageConfig
+from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.manifest import Manifest
 

@@ -13,7 +13,7 @@ from longrun.checkpoint.model_folder import (
     stop_token,
     write_companions,
 )
-from longrun.config.stages import ContextEdit
+from longrun.config.training import ContextEdit
 from longrun.errors import InputError
 from longrun.nn.arch import YarnRopeScaling
 

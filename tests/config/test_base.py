@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from longrun.config.base import nearest
-from longrun.config.stages import STAGES, PackConfig, PrepareConfig, TrainConfig
+from longrun.config.stages import STAGES, PackConfig, PrepareConfig
+from longrun.config.training import TrainConfig
 from longrun.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def test_a_plain_path_stands_for_a_source():
         ({"data": [{"path": "a", "column": {}}]}, "did you mean columns?"),
         ({"part_bytes": -5}, "prepare.part_bytes: Input should be greater than or equal to 65536"),
         ({"validation_share": 1.5}, "less than or equal to 1 (got 1.5)"),
-        ({"code_style": "xml"}, "'tool_call' or 'fenced'"),
+        ({"code_style": "xml"}, "'tool_call', 'fenced' or 'llm_code'"),
         ({"filters": [{"pass_rate": {}, "problem_type": []}]}, "exactly one name"),
         ({"data": []}, "at least 1 item"),
     ],

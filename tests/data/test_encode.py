@@ -1,4 +1,5 @@
 import logging
+import operator
 import random
 
 import numpy as np
@@ -17,7 +18,10 @@ from longrun.formats.tokens import ExactTokenizer
 
 TEXT = st.text(st.sampled_from("ab e\u0301\u00e9\n \t1+{}`<|>/\u4e2d\U0001f600"), max_size=12)
 FRAGMENT = st.one_of(
-    TEXT, st.sampled_from(["<|im_end|>", "<|im_start|>", "</think>", "<tool_call>", "</tool_call>"])
+    TEXT,
+    st.text(max_size=8),
+    st.builds(operator.mul, st.sampled_from("7 \n\u00a0ab"), st.integers(50, 400)),
+    st.sampled_from(["<|im_end|>", "<|im_start|>", "</think>", "<tool_call>", "</tool_call>"]),
 )
 KIND = st.sampled_from([SpanKind.THINKING, SpanKind.CODE, SpanKind.TOOL_OUTPUT, SpanKind.ANSWER])
 RUN = st.lists(st.tuples(KIND, st.lists(FRAGMENT, min_size=1, max_size=5).map("".join)), max_size=4)
@@ -42,6 +46,7 @@ def encoders(composer):
 def draft(composer, problem, runs) -> Draft:
     render = composer.conversation.render
     prompt = render("cot", {"problem": problem}, guard=composer.tokenizer.hide)
+    runs = [[(kind, piece.encode()) for kind, piece in run] for run in runs]
     return Draft(0, "cot", 1, False, prompt, runs, None)
 
 
@@ -56,7 +61,7 @@ def test_spans_cover_the_tokens_and_both_engines_agree(problem, runs, composer, 
     text = ExactTokenizer.encode_text
     expected = composer.tokenizer.encode_rendered(one.prompt)
     for run in one.runs:
-        expected += text(composer.tokenizer, "".join(piece for _, piece in run))
+        expected += text(composer.tokenizer, b"".join(piece for _, piece in run).decode())
     expected.append(composer.tokenizer.stop_id)
     assert fast.tokens.tolist() == expected * 2
     assert fast.span_lengths.sum() == len(fast.tokens)

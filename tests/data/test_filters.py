@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from longrun.config.filters import Filter
@@ -62,8 +64,8 @@ def test_token_bounds_apply_to_their_modes_alone():
     filters = chain({"response_tokens": {"min": 10, "max": 20}})
     assert filters.refuse(RECORD) is None
     for tokens, refused in ((9, 0), (10, None), (20, None), (21, 0)):
-        assert filters.refuse_by_tokens("cot", tokens, None) == refused
-    assert filters.refuse_by_tokens("genselect", 1, None) is None
+        assert filters.refuse_by_tokens("cot", 1, tokens, None) == refused
+    assert filters.refuse_by_tokens("genselect", 1, 1, None) is None
 
 
 def test_a_token_filter_before_a_later_refusal_is_asked_first():
@@ -71,8 +73,8 @@ def test_a_token_filter_before_a_later_refusal_is_asked_first():
     position = filters.refuse(RECORD)
     assert position == 1
     assert filters.counts_tokens_before(1)
-    assert filters.refuse_by_tokens("cot", 5, position) == 0
-    assert filters.refuse_by_tokens("cot", 50, position) == 1
+    assert filters.refuse_by_tokens("cot", 1, 5, position) == 0
+    assert filters.refuse_by_tokens("cot", 1, 50, position) == 1
 
 
 def test_a_missing_column_is_named_with_the_remedy():
@@ -82,3 +84,57 @@ def test_a_missing_column_is_named_with_the_remedy():
         require_text({"a": 1, "b": 2}, "problem")
     with pytest.raises(InputError, match="column problem: expected text, got int"):
         require_text({"problem": 1}, "problem")
+
+
+def test_token_bounds_of_prompts_count_the_prompt():
+    filters = chain({"prompt_tokens": {"max": 7}}, {"response_tokens": {"max": 0}})
+    assert filters.refuse_by_tokens("cot", 8, 0, None) == 0
+    assert filters.refuse_by_tokens("cot", 7, 1, None) == 1
+    assert filters.refuse_by_tokens("cot", 7, 0, None) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "passes"),
+    [
+        ("\\boxed{1} no, \\boxed{\\frac{1}{2}}", "$\\frac{1} {2}$", True),
+        ("\\boxed{2}", "1", False),
+        ("It is 1.", "1", False),
+        ("\\boxed{1", "1", False),
+    ],
+)
+def test_the_last_boxed_answer_must_be_the_expected_one(answer, expected, passes):
+    columns = {"generated_solution": f"<think>\\boxed{{1}}</think>{answer}"}
+    found = refusal({"expected_answer": True}, expected_answer=expected, **columns)
+    assert (found is None) == passes
+
+
+def test_a_repeated_record_is_refused_by_the_filter_of_duplicates_in_its_place():
+    filters = chain({"problem_type": ["converted_proof"]}, {"duplicates": "problem"})
+    assert filters.duplicates_by == "problem"
+    assert filters.refuse(RECORD) is None
+    assert filters.reason(filters.refuse(RECORD, repeats=True)) == "filter duplicates"
+
+
+@pytest.mark.parametrize(
+    ("problem", "passes"),
+    [
+        ("Let x be a prime, then FIND the sum of its digits!", False),
+        ("find the sum of its divisors", True),
+        ("We ask: what is 1+1?", False),
+        ("What is 1+2?", True),
+        ("", True),
+    ],
+)
+def test_problems_that_share_words_with_a_benchmark_are_refused(problem, passes, tmp_path):
+    path = tmp_path / "benchmark.jsonl"
+    rows = [{"problem": "Now find the sum of its digits."}, {"problem": "What is 1+1?"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = {"contamination": {"benchmarks": [str(path)], "ngram": 6}}
+    assert (refusal(one, problem=problem) is None) == passes
+
+
+def test_a_damaged_benchmark_is_named_with_its_line(tmp_path):
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text('{"problem": "x"}\n{"question": "y"}\n')
+    with pytest.raises(InputError, match=r"benchmark\.jsonl:2: is not a benchmark problem"):
+        chain({"contamination": {"benchmarks": [str(path)]}})

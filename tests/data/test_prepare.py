@@ -1,7 +1,9 @@
 import gzip
 import json
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from longrun.errors import InputError, StaleError
 from longrun.formats.conversation import Conversation
 from longrun.formats.documents import DocumentSet
 from longrun.formats.manifest import Manifest
+from longrun.formats.progress import format_count
 from longrun.formats.spans import SpanKind
 
 RUNNER = """
@@ -245,3 +248,23 @@ def test_the_exported_tokenizer_stops_and_renders_as_training_did(make_config, d
     prompt = np.split(training[at].tokens, [training[at].span_lengths[0]])[0]
     assert exported(rendered, add_special_tokens=False)["input_ids"] == prompt.tolist()
     assert exported.eos_token == conversation.stop == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "asked", "expected"),
+    [(2048, 2, (2, 899)), (2048, 1, (1, 1798)), (2048, 64, (5, 359)), (600, 8, (1, 350))],
+)
+def test_workers_share_the_memory_and_fewer_start_when_it_is_short(memory_mb, asked, expected):
+    count, most_bytes = prepare.share_memory(memory_mb, asked)
+    assert (count, most_bytes // 1_000_000) == expected
+
+
+def test_progress_tells_bytes_and_records_a_second(make_config, data, caplog):
+    with caplog.at_level(logging.INFO):
+        prepare.run(make_config(data=data))
+    size = data.stat().st_size
+    (line,) = (
+        line for line in caplog.messages if line.startswith("prepare: ") and "bytes/s" in line
+    )
+    assert re.search(r"\(100 %\), [\d.]+[kM] bytes/s, 0 s left, [\d.]+k? records/s$", line), line
+    assert line.startswith(f"prepare: {format_count(size)}/{format_count(size)} bytes")

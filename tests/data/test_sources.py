@@ -125,7 +125,9 @@ def test_unusable_paths_are_named_with_the_remedy(tmp_path):
     assert "names a folder; name its files, as in" in message(tmp_path)
     assert "there is no such file" in message(tmp_path / "absent.jsonl")
     assert "is empty" in message(tmp_path / "empty.jsonl")
-    assert "must end in .jsonl, .jsonl.gz, .jsonl.zst or .parquet" in message(tmp_path / "a.txt")
+    assert "must end in .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow" in message(
+        tmp_path / "a.txt"
+    )
 
 
 def test_columns_are_filled_from_the_raw_record():
@@ -143,3 +145,42 @@ def test_a_template_that_cannot_be_filled_names_the_column():
         map_columns({"problem": "{text}"}, {"q": "x"})
     with pytest.raises(InputError, match=r"columns\.problem cannot be filled .* double a literal"):
         map_columns({"problem": "{q} }"}, {"q": "x"})
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_arrow_files_hold_the_same_records(kind, tmp_path):
+    table = pa.Table.from_pylist(ROWS)
+    opened = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+    with opened(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    assert read_all(tmp_path / "a.arrow") == ROWS
+
+
+def test_a_folder_that_datasets_saved_is_read_in_its_order(tmp_path):
+    for at, name in enumerate(("b.arrow", "a.arrow")):
+        table = pa.Table.from_pylist(ROWS[at * 20 : at * 20 + 20])
+        with pa.ipc.new_stream(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    state = {"_data_files": [{"filename": "b.arrow"}, {"filename": "a.arrow"}]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert read_all(tmp_path) == ROWS
+    (tmp_path / "state.json").write_text("{}")
+    assert "state.json: is damaged" in message(tmp_path)
+
+
+def test_a_folder_of_splits_asks_for_one_of_them(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    for split in ("test", "train"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+    assert "holds the splits test, train; name one of them" in message(tmp_path)
+
+
+def test_a_cut_arrow_file_is_named(tmp_path):
+    path = tmp_path / "a.arrow"
+    table = pa.Table.from_pylist(ROWS)
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"a\.arrow: cannot be read \(.*fetch it again"):
+        read_all(path)

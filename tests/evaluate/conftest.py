@@ -10,11 +10,15 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from longrun.config.evaluation import GenerateConfig
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation, Prompt
+from longrun.formats.predictions import MODELS_NAME, write_rows
+from longrun.formats.stage import open_stage
 from longrun.formats.tokenizer_folder import save_tokenizer
 from longrun.formats.tokens import ExactTokenizer
 
+torch.set_num_threads(1)  # models this small gain nothing from more, and wait for them under load
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -124,6 +128,60 @@ def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """Write what ``generate`` would have written."""
+
+    def write(name, benchmarks, **options):
+        folder = tmp_path / name
+        config = GenerateConfig.parse(
+            {
+                "output_dir": str(folder),
+                "models": {"unread": __file__},
+                "benchmarks": [{"name": name, "path": __file__} for name in benchmarks],
+                **options,
+            },
+            "generate",
+        )
+        with open_stage("generate", config) as stage:
+            for benchmark, models in benchmarks.items():
+                for label, rows in models.items():
+                    (folder / label).mkdir(exist_ok=True)
+                    write_rows(folder / label / f"{benchmark}.jsonl", rows)
+            labels = list(next(iter(benchmarks.values())))
+            (folder / MODELS_NAME).write_text(json.dumps(labels))
+            stage.finish(counts={})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tool_user(make_model, tokenizer, conversation):
+    """A model that has memorised one solution with two code calls; the outputs are not its own."""
+    code = conversation.code
+    solution = [
+        "<think>\n",
+        "<tool_call>\nx = 6\n</tool_call>\n",
+        code.format_output(""),
+        code.format_notice(1),
+        "<tool_call>\nprint(x * 7)\n</tool_call>\n",
+        code.format_output("42\n"),
+        code.format_notice(0),
+        "</think>\n",
+        "The answer is \\boxed{42}.",
+    ]
+    tokens = [token for piece in solution for token in tokenizer.encode_text(piece)]
+    prompts = [
+        tokenizer.encode_prompt(
+            conversation, "tir", {"problem": "Find 6 * 7.", "total_code_executions": budget}
+        )
+        for budget in (2, 0)
+    ]
+    memorised = [[*prompt, *tokens, tokenizer.stop_id] for prompt in prompts]
+    return make_model(memorised), solution, len(tokens) + 1
 
 
 def _memorise(model: Qwen2ForCausalLM, sequences: list[list[int]]) -> None:

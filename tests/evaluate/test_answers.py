@@ -60,6 +60,25 @@ def test_boxes_are_found_where_they_count(text, answer):
     assert extract_boxed(text) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"$x = \boxed{1}$ or $x = \boxed{2}$", "1, 2"),
+        (r"\boxed{1}, \boxed{2}, and \boxed{3}.", "1, 2, 3"),
+        (r"\(\boxed{1}\) \text{ and } \(\boxed{2}\)", "1, 2"),
+        (r"\boxed{3}, \boxed{3}", "3"),
+        (r"first \boxed{1}, then I find \boxed{2}", "2"),
+        (r"\boxed{1} \boxed{2}", "2"),
+        ("\\boxed{1},\n\n\\boxed{2}", "2"),
+        (r"\boxed{1},</think>\boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2} so the sum is \boxed{3}", "3"),
+        (r"\boxed{a = \boxed{1}, \boxed{2}}", "1, 2"),
+    ],
+)
+def test_linked_boxes_are_one_answer(text, answer):
+    assert extract_boxed(text) == answer
+
+
 @pytest.mark.parametrize("text", ["\\boxed{" * 30_000, "{" * 200_000, "\n" * 200_000 + "Judgment"])
 def test_hostile_text_costs_no_more_than_its_length(text):
     began = time.process_time()
@@ -92,6 +111,13 @@ def test_candidates_count_as_the_prompt_counts_them():
     problem = "Solution 1: x\nSolution 2: y"
     assert extract_answer("Judgment: 2", "genselect", ["a", "b"], problem) == "b"
     assert extract_answer("Judgment: 0", "genselect", ["a", "b"], problem) is None
+
+
+def test_many_boxes_cost_no_more_than_their_length():
+    began = time.process_time()
+    assert extract_boxed("\\boxed{1}, " * 30_000) == "1"
+    assert extract_boxed("\\boxed{1}" + "a = " * 30_000 + "\\boxed{2}") == "2"
+    assert time.process_time() - began < 2.0
 
 
 def test_other_modes_do_not_judge():

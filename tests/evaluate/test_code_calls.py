@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from msgspec import structs
 from tokenizers import Tokenizer
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.evaluate.code_calls import CodeCalls, find_call
 from longrun.evaluate.sandbox import Sandbox
 from longrun.evaluate.solutions import Solution
@@ -55,6 +56,16 @@ def write(calls, tokenizer, solution, text):
     return ended
 
 
+def answer(calls, *solutions):
+    """Run the calls that end the segments and wait for all of them."""
+    for solution in solutions:
+        calls.begin(solution)
+    left = list(solutions)
+    while left:
+        for solution in calls.collect(wait=True):
+            left.remove(solution)
+
+
 def text_of(solution):
     return "".join(text for _, text in solution.parts)
 
@@ -89,9 +100,9 @@ def test_only_the_token_that_completes_a_call_ends_the_segment(calls, tokenizer)
 def test_state_is_kept_and_output_and_notice_are_written_as_in_training(calls, tokenizer):
     solution = begin(budget=2)
     assert write(calls, tokenizer, solution, "<think>\n" + CALL.format("x = 6"))
-    calls.answer([solution])
+    answer(calls, solution)
     assert write(calls, tokenizer, solution, CALL.format("print(x * 7)"))
-    calls.answer([solution])
+    answer(calls, solution)
     calls.close(solution)
     expected = [
         (None, "<think>\n"),
@@ -120,7 +131,7 @@ def test_output_and_notice_are_tokenized_apart(sandbox, tokenizer):
     )
     solution = begin()
     write(calls, tokenizer, solution, CALL.format("1"))
-    calls.answer([solution])
+    answer(calls, solution)
     after = [mark, *tokenizer.encode_text(STYLE.format_output("1\n")), mark]
     after += [*tokenizer.encode_text(STYLE.format_notice(1)), mark]
     assert solution.tokens[-len(after) :] == after
@@ -132,7 +143,7 @@ def test_an_earlier_block_is_never_run_again(calls, tokenizer, tmp_path):
     code = f"n = open({str(mark)!r}, 'a').write('x')"
     for block in (code, "n + 1", "n + 2"):
         write(calls, tokenizer, solution, CALL.format(block))
-        calls.answer([solution])
+        answer(calls, solution)
     calls.close(solution)
     assert mark.read_text() == "x"
     assert "```output\n3\n```" in text_of(solution)
@@ -141,18 +152,18 @@ def test_an_earlier_block_is_never_run_again(calls, tokenizer, tmp_path):
 def test_a_call_beyond_the_budget_ends_the_solution_unrun(calls, tokenizer):
     solution = begin(budget=1)
     write(calls, tokenizer, solution, CALL.format("1"))
-    calls.answer([solution])
+    answer(calls, solution)
     assert STYLE.exhausted_notice in text_of(solution)
     assert solution.finish is None, "it may still finish without code"
     write(calls, tokenizer, solution, CALL.format("2"))
-    calls.answer([solution])
+    answer(calls, solution)
     assert (solution.finish, solution.code_calls) == ("budget", 1)
 
 
 def test_an_output_without_room_ends_the_solution_within_its_bound(calls, tokenizer):
     solution = begin(most_tokens=60)
     write(calls, tokenizer, solution, CALL.format("print('7 ' * 100)"))
-    calls.answer([solution])
+    answer(calls, solution)
     assert solution.finish == "length"
     assert len(solution.tokens) <= 60
 
@@ -160,7 +171,7 @@ def test_an_output_without_room_ends_the_solution_within_its_bound(calls, tokeni
 def test_errors_are_counted_and_shown(calls, tokenizer):
     solution = begin()
     write(calls, tokenizer, solution, CALL.format("1 / 0"))
-    calls.answer([solution])
+    answer(calls, solution)
     calls.close(solution)
     assert solution.code_errors == 1
     assert "ZeroDivisionError" in text_of(solution)
@@ -170,7 +181,7 @@ def test_what_follows_the_tag_in_the_same_token_is_dropped(calls, tokenizer):
     solution = begin()
     write(calls, tokenizer, solution, CALL.format("1"))
     solution.tokens += tokenizer.encode_text("\nmore")
-    calls.answer([solution])
+    answer(calls, solution)
     assert solution.parts[1] == (SpanKind.CODE, CALL.format("1") + "\n")
     assert "more" not in text_of(solution)
 
@@ -178,7 +189,7 @@ def test_what_follows_the_tag_in_the_same_token_is_dropped(calls, tokenizer):
 def test_a_control_token_in_the_output_stays_text(calls, tokenizer):
     solution = begin()
     write(calls, tokenizer, solution, CALL.format("print('<|im_end|>')"))
-    calls.answer([solution])
+    answer(calls, solution)
     calls.close(solution)
     assert "<|im_end|>\n```" in text_of(solution)
     assert tokenizer.stop_id not in solution.tokens
@@ -188,10 +199,29 @@ def test_solutions_side_by_side_have_sessions_of_their_own(calls, tokenizer):
     solutions = [begin(name=f"p{n}") for n in range(4)]
     for n, solution in enumerate(solutions):
         write(calls, tokenizer, solution, CALL.format(f"x = {n}"))
-    calls.answer(solutions)
+    answer(calls, *solutions)
     for solution in solutions:
         write(calls, tokenizer, solution, CALL.format("x"))
-    calls.answer(solutions)
+    answer(calls, *solutions)
     for n, solution in enumerate(solutions):
         calls.close(solution)
         assert f"```output\n{n}\n```" in text_of(solution)
+
+
+def test_a_call_that_runs_holds_up_nobody_who_does_not_wait(calls, tokenizer):
+    slow, quick = begin(name="slow"), begin(name="quick")
+    write(calls, tokenizer, slow, CALL.format("import time; time.sleep(1.5)"))
+    write(calls, tokenizer, quick, CALL.format("6 * 7"))
+    calls.begin(slow)
+    calls.begin(quick)
+    assert calls.collect(wait=True) == [quick]
+    assert calls.collect(wait=False) == []
+    assert calls.collect(wait=True) == [slow]
+    for solution in (slow, quick):
+        calls.close(solution)
+
+
+def test_solutions_without_a_tool_are_never_stopped_for_a_call(calls, tokenizer):
+    solution = begin()
+    solution.problem = structs.replace(solution.problem, mode="cot")
+    assert not write(calls, tokenizer, solution, CALL.format("1"))

@@ -2,17 +2,14 @@ import json
 
 import pytest
 
-from longrun.config.stages import EvaluateConfig, GenerateConfig
+from longrun.config.evaluation import EvaluateConfig
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run
 from longrun.formats.predictions import (
-    MODELS_NAME,
     Prediction,
     read_grades,
     read_summary,
-    write_rows,
 )
-from longrun.formats.stage import open_stage
 
 
 def predict(name, generation, **changes):
@@ -52,33 +49,6 @@ CHOICES = {
         for name, chosen in (("a", 1), ("b", 0), ("c", 9))
     ]
 }
-
-
-@pytest.fixture
-def generated(tmp_path):
-    """Write what ``generate`` would have written."""
-
-    def write(name, benchmarks):
-        folder = tmp_path / name
-        config = GenerateConfig.parse(
-            {
-                "output_dir": str(folder),
-                "models": {"unread": __file__},
-                "benchmarks": [{"name": name, "path": __file__} for name in benchmarks],
-            },
-            "generate",
-        )
-        with open_stage("generate", config) as stage:
-            for benchmark, models in benchmarks.items():
-                for label, rows in models.items():
-                    (folder / label).mkdir(exist_ok=True)
-                    write_rows(folder / label / f"{benchmark}.jsonl", rows)
-            labels = list(next(iter(benchmarks.values())))
-            (folder / MODELS_NAME).write_text(json.dumps(labels))
-            stage.finish(counts={})
-        return folder
-
-    return write
 
 
 def evaluate(tmp_path, *folders, name="out"):
@@ -190,12 +160,15 @@ def test_the_summary_is_a_golden_file(tmp_path, generated):
                 "model": "base",
                 "benchmark": "sums",
                 "mode": "cot",
+                "source": None,
                 "problems": 3,
                 "samples": 1,
                 "pass_at_1": pytest.approx(1 / 3),
                 "standard_error": pytest.approx(1 / 3),
+                "sampling_error": None,
                 "interval": pytest.approx([0.0615, 0.7923], abs=1e-4),
                 "majority": pytest.approx(1 / 3),
+                "majority_interval": pytest.approx([0.0615, 0.7923], abs=1e-4),
                 "no_answer_rate": pytest.approx(1 / 3),
                 "unfinished_rate": pytest.approx(1 / 3),
                 "timed_out_rate": 0.0,
@@ -203,7 +176,61 @@ def test_the_summary_is_a_golden_file(tmp_path, generated):
                 "code_calls": 0.0,
                 "code_errors": 0.0,
                 "chance": None,
+                "at_k": [],
             }
         ],
         "differences": [],
+        "parts": [],
     }
+
+
+SAMPLED = {
+    "base": [
+        predict(name, f"\\boxed{{{answer}}}", sample=sample, source=source)
+        for name, source, answers in (("a", "x", (42, 7)), ("b", "y", (42, 42)), ("c", "y", (1, 2)))
+        for sample, answer in enumerate(answers)
+    ]
+}
+
+
+def configured(tmp_path, folders, **options):
+    values = {"output_dir": str(tmp_path / "out"), "predictions": [str(path) for path in folders]}
+    return EvaluateConfig.parse(values | options, "evaluate")
+
+
+def test_rewards_from_a_file_choose_the_best_sample(tmp_path, generated):
+    rewards = tmp_path / "rewards.jsonl"
+    rows = [
+        {"model": "base", "benchmark": "sums", "id": row.id, "sample": row.sample, "reward": value}
+        for row, value in zip(SAMPLED["base"], [0.9, 0.1, 0.2, 0.3, 0.4, 0.5], strict=True)
+    ]
+    rewards.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = configured(tmp_path, [generated("g", {"sums": SAMPLED})], rewards=[str(rewards)])
+    run(config)
+    summary = read_summary(config.output_dir)
+    (row,) = summary.rows
+    assert [(entry.k, entry.best) for entry in row.at_k] == [(1, 0.5), (2, pytest.approx(2 / 3))]
+    assert [(part.source, part.problems) for part in summary.parts] == [("x", 1), ("y", 2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": float("inf")}, "reward is inf|is not a whole JSON"),
+        ({"reward": None}, "reward"),
+        ({"sample": 0}, "has a reward already"),
+        ({"sample": 5}, "1 solutions of base on sums have none, the first is a sample 1"),
+        ({"model": "other"}, "no predictions of model other on sums"),
+    ],
+)
+def test_rewards_that_do_not_fit_are_named(tmp_path, generated, change, message):
+    rows = [
+        {"model": "base", "benchmark": "sums", "id": row.id, "sample": row.sample, "reward": 1.0}
+        for row in SAMPLED["base"]
+    ]
+    rows[1] |= change
+    rewards = tmp_path / "rewards.jsonl"
+    rewards.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = configured(tmp_path, [generated("g", {"sums": SAMPLED})], rewards=str(rewards))
+    with pytest.raises(InputError, match=message):
+        run(config)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from longrun.config.stages import GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.generate import run
 from longrun.formats.predictions import read_predictions
@@ -98,7 +98,7 @@ def test_a_finished_stage_does_nothing(configure):
     assert run(config) == run(config)
 
 
-def test_a_torn_batch_is_made_again_and_the_file_is_the_same(configure, monkeypatch):
+def test_a_torn_line_is_made_again_and_the_file_is_the_same(configure, monkeypatch):
     whole, torn = configure("whole"), configure("torn")
     run(whole)
 
@@ -111,7 +111,7 @@ def test_a_torn_batch_is_made_again_and_the_file_is_the_same(configure, monkeypa
             run(torn)
     path = torn.output_dir / "base" / "sums.unfinished"
     content = path.read_bytes()
-    assert content.count(b"\n") == 3
+    assert content.count(b"\n") == 12
     path.write_bytes(content[: len(content) // 2])
     run(torn)
     final = "base/sums.jsonl"
@@ -123,7 +123,7 @@ def test_killed_at_any_instant_and_run_again_gives_the_same_file(configure):
     options = {"samples": 5, "temperature": 1.0, "batch_size": 2}
     whole, killed = configure("whole", **options), configure("killed", **options)
     program = (
-        "import sys; from longrun.config.stages import GenerateConfig;"
+        "import sys; from longrun.config.evaluation import GenerateConfig;"
         " from longrun.evaluate.generate import run;"
         " run(GenerateConfig.model_validate_json(sys.argv[1]))"
     )
@@ -139,32 +139,6 @@ def test_killed_at_any_instant_and_run_again_gives_the_same_file(configure):
     run(whole)
     final = "base/sums.jsonl"
     assert (killed.output_dir / final).read_bytes() == (whole.output_dir / final).read_bytes()
-
-
-@pytest.fixture(scope="session")
-def tool_user(make_model, tokenizer, conversation):
-    """A model that has memorised one solution with two code calls; the outputs are not its own."""
-    code = conversation.code
-    solution = [
-        "<think>\n",
-        "<tool_call>\nx = 6\n</tool_call>\n",
-        code.format_output(""),
-        code.format_notice(1),
-        "<tool_call>\nprint(x * 7)\n</tool_call>\n",
-        code.format_output("42\n"),
-        code.format_notice(0),
-        "</think>\n",
-        "The answer is \\boxed{42}.",
-    ]
-    tokens = [token for piece in solution for token in tokenizer.encode_text(piece)]
-    prompts = [
-        tokenizer.encode_prompt(
-            conversation, "tir", {"problem": "Find 6 * 7.", "total_code_executions": budget}
-        )
-        for budget in (2, 0)
-    ]
-    memorised = [[*prompt, *tokens, tokenizer.stop_id] for prompt in prompts]
-    return make_model(memorised), solution, len(tokens) + 1
 
 
 def test_a_model_uses_the_tool_as_it_was_trained_to(configure, write_benchmark, tool_user):
@@ -249,6 +223,6 @@ def test_settings_that_cannot_work_are_named(configure, options, message):
 def test_a_bad_benchmark_is_found_before_a_model_is_loaded(configure, tmp_path, monkeypatch):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ROWS[0]) + '\n{"problem": ')
-    monkeypatch.setattr("longrun.evaluate.generate.BatchDecoder", None)
+    monkeypatch.setattr("longrun.evaluate.generate.ContinuousDecoder", None)
     with pytest.raises(InputError, match=r"bad.jsonl:2: is not a whole JSON object"):
         run(configure(benchmarks=[{"name": "bad", "path": str(path)}]))

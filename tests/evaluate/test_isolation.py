@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.evaluate.isolation import WORKER, plan_launch
 
 SETTINGS = SandboxSettings(timeout_seconds=3, memory_bytes=1 << 27, output_chars=50)

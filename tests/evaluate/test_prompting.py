@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from longrun.config.stages import Benchmark
+from longrun.config.evaluation import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
-from longrun.formats.predictions import read_benchmark
+from longrun.formats.benchmarks import read_benchmark
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def test_another_models_template_may_differ_but_is_logged(copied, conversation, 
     assert "the conversation's prompt is used" in caplog.text
 
 
-def test_a_model_without_a_template_is_taken_as_it_is(copied, conversation, problems, caplog):
+def test_a_model_without_a_template_is_taken_and_named(copied, conversation, problems, caplog):
     path = copied / "tokenizer_config.json"
     config = json.loads(path.read_text())
     del config["chat_template"]
     path.write_text(json.dumps(config))
     Prompter(copied, conversation, 8).check_chat_template(problems[0])
-    assert caplog.text == ""
+    assert "carries no chat template; the conversation's is used" in caplog.text
 
 
 def test_the_conversation_is_the_named_one_or_the_models_own(copied, conversation, tmp_path):

@@ -5,13 +5,14 @@ Those marked for both modes run without bubblewrap too; the others are what only
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.sandbox import Sandbox
 
@@ -64,6 +65,9 @@ LOST = {
     " try: os.write(fd, b'\\0\\0\\0\\x10garbagegarbage!!')\n except OSError: pass",
     "two gigabyte frame": "import os, struct\nfor fd in range(3, 20):\n"
     " try: os.write(fd, struct.pack('>I', 2**31 - 1) + b'x' * 1000)\n except OSError: pass",
+    "C stack overflow": "import sys\nsys.setrecursionlimit(10**8)\nx = []\n"
+    "for _ in range(10**6): x = [x]\nrepr(x)",
+    "pip install": "from pip._internal.cli.main import main\nmain(['install', 'longrun-nothing'])",
     "forged frame": "import os, struct, json\n"
     "r = json.dumps({'token': '0', 'status': 'completed', 'stdout': 'FORGED', 'stderr': ''})\n"
     "for fd in range(3, 20):\n"
@@ -72,7 +76,11 @@ LOST = {
 REFUSED = {
     "20 GB at once": ("b = bytearray(20 * 10**9)", "MemoryError"),
     "8 GB map": ("import mmap; mmap.mmap(-1, 8 << 30)", "Cannot allocate"),
+    "growing list": ("x = [0]\nwhile True: x = x + x", "MemoryError"),
+    "million digits": ("print(10 ** 2_000_000)", "Exceeds the limit"),
     "fork": ("import os; os.fork()", "not permitted"),
+    "daemon": ("import os\nif os.fork() == 0:\n os.setsid()\n os.fork()", "not permitted"),
+    "kill process 1": ("import os; os.kill(1, 9)", "not permitted"),
     "spawn": ("import subprocess; subprocess.run('id', shell=True)", "not permitted"),
     "kill everything": ("import os; os.kill(-1, 9)", "not permitted"),
     "kill the parent": ("import os; os.kill(os.getppid(), 9)", "not permitted"),
@@ -228,6 +236,65 @@ def test_the_host_is_out_of_sight(sandboxes, mode, question, answer):
     assert attempt(sandboxes(mode), f"import os, socket\n{question}").text == f"{answer}\n"
 
 
+@pytest.mark.parametrize("mode", [bubblewrap])
+def test_a_socket_of_the_host_without_a_file_is_out_of_reach(sandboxes, mode):
+    name = f"\0longrun-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
+        assert "refused" in attempt(sandboxes(mode), code).text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_open_files_of_the_parent_are_not_passed_on(mode, tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("hidden")
+    code = (
+        "import os\nfor fd in range(3, 64):\n"
+        " try: print(os.pread(fd, 100, 0))\n except OSError: pass"
+    )
+    with open(path) as file:
+        os.set_inheritable(file.fileno(), True)
+        with Sandbox(SandboxSettings(isolation=mode)) as sandbox:
+            assert "hidden" not in attempt(sandbox, code).text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_many_sessions_and_blocks_leave_nothing_behind(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    others = _descendants(os.getpid())
+    with Sandbox(SandboxSettings(isolation=mode)) as sandbox:
+        for _ in range(15):
+            session = sandbox.open_session()
+            assert session.run("6 * 7").text == "42\n"
+            session.close()
+            assert len(os.listdir("/proc/self/fd")) <= before + 3 * 4
+        session = sandbox.open_session()
+        session.run("n = 0")
+        for _ in range(2000):
+            session.run("n += 1")
+        assert session.run("n").text == "2000\n"
+    assert len(os.listdir("/proc/self/fd")) == before
+    left = _descendants(os.getpid()) - others
+    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_session_from_the_warm_pool_starts_within_fifty_milliseconds(sandboxes, mode):
+    sandbox, times = sandboxes(mode), []
+    for _ in range(10):
+        time.sleep(0.2)  # the pool fills itself meanwhile
+        began = time.monotonic()
+        session = sandbox.open_session()
+        assert session.run("1").text == "1\n"
+        times.append(time.monotonic() - began)
+        session.close()
+    assert min(times) < 0.05, "the least: others may keep this machine busy"
+
+
 @pytest.mark.parametrize("mode", BOTH)
 def test_the_environment_of_the_parent_does_not_reach_the_code(mode, monkeypatch):
     monkeypatch.setenv("LONGRUN_TEST_SECRET", "hidden")
@@ -295,11 +362,11 @@ def test_an_error_is_shown_without_the_frames_of_the_worker(sandboxes, mode):
 
 
 @pytest.mark.parametrize("mode", BOTH)
-def test_blocks_run_side_by_side_and_come_back_in_order(sandboxes, mode):
+def test_blocks_of_several_sessions_run_side_by_side(sandboxes, mode):
     sandbox = sandboxes(mode)
     sessions = [sandbox.open_session() for _ in range(6)]
-    results = sandbox.run_all([(session, str(n)) for n, session in enumerate(sessions)])
-    assert [result.text for result in results] == [f"{n}\n" for n in range(6)]
+    results = [sandbox.submit(session, str(n)) for n, session in enumerate(sessions)]
+    assert [result.result().text for result in results] == [f"{n}\n" for n in range(6)]
     for session in sessions:
         session.close()
 

@@ -9,8 +9,10 @@ from longrun.evaluate.summarise import (
     majority_credit,
     paired_interval,
     problem_means,
+    sampling_error,
     standard_error,
     summarise,
+    summarise_parts,
     wilson_interval,
 )
 from longrun.formats.predictions import Grade
@@ -50,7 +52,7 @@ def grades_of(*problems):
 
 
 def test_the_worked_trace_of_the_module():
-    row = summarise("m", "b", grades_of((1, 1), (1, 0), (0, 0)), None)
+    row = summarise("m", "b", grades_of((1, 1), (1, 0), (0, 0)))
     assert row.pass_at_1 == 0.5
     assert row.standard_error == pytest.approx(0.2887, abs=1e-4)
     assert (row.problems, row.samples) == (3, 2)
@@ -95,7 +97,7 @@ def test_the_interval_holds_the_mean_and_stays_within_bounds(means):
 
 def test_a_single_problem_has_no_standard_error():
     assert standard_error([1.0]) is None
-    assert summarise("m", "b", grades_of((1, 0)), None).standard_error is None
+    assert summarise("m", "b", grades_of((1, 0))).standard_error is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_unfinished_means_no_answer_and_no_end():
         grade("c", "1", correct=True, finish="length"),
         grade("d", None, finish="budget"),
     ]
-    row = summarise("m", "b", grades, None)
+    row = summarise("m", "b", grades)
     assert row.no_answer_rate == 0.75
     assert row.unfinished_rate == 0.5
     assert row.pass_at_1 == 0.25
@@ -161,3 +163,44 @@ def test_models_that_always_agree_still_have_an_interval():
 def test_the_mean_of_means_weighs_every_problem_equally(problems):
     means = list(problem_means(grades_of(*problems)).values())
     assert means == [sum(samples) / len(samples) for samples in problems]
+
+
+def test_the_sampling_error_is_what_more_samples_remove():
+    groups = [grades_of(samples) for samples in [(1, 0), (1, 1), (1, 0)]]
+    assert sampling_error(groups) == pytest.approx(math.sqrt(0.25 + 0 + 0.25) / 3)
+    assert sampling_error([grades_of((1,))]) is None
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_every_k_has_its_figures_and_k_one_is_pass_at_one(k):
+    row = summarise("m", "b", grades_of((1, 0, 0), (1, 1, 0)))
+    (entry,) = [entry for entry in row.at_k if entry.k == k]
+    assert entry.pass_at_k == pytest.approx({1: 0.5, 2: 5 / 6, 3: 1.0}[k])
+    # The wrong answers of ``grades_of`` are one class: two of three votes in the first problem.
+    assert entry.majority == pytest.approx({1: 0.5, 2: 0.5, 3: 0.5}[k])
+    assert entry.pass_interval[0] <= entry.pass_at_k <= entry.pass_interval[1]
+    assert entry.best is None
+
+
+def test_rewards_choose_among_the_samples():
+    grades = [grade("p", correct=index == 1, sample=index) for index in range(3)]
+    rewards = {("p", 0): 0.1, ("p", 1): 0.9, ("p", 2): 0.5}
+    row = summarise("m", "b", grades, None, rewards)
+    assert [entry.best for entry in row.at_k] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert [entry.k for entry in row.at_k] == [1, 2, 3]
+
+
+def test_rows_of_a_group_are_one_problem():
+    grades = [grade(f"p{n}/{r}", group=f"p{n}", correct=r < 2) for n in range(2) for r in range(3)]
+    row = summarise("m", "b", grades, {"p0": 0.25, "p1": 0.75})
+    assert (row.problems, row.samples, row.majority, row.chance) == (2, 3, 1.0, 0.5)
+
+
+def test_sources_and_modes_have_rows_of_their_own():
+    grades = [grade("a", correct=True, source="x"), grade("b", source="y", mode="tir")]
+    rows = summarise_parts("m", "b", grades)
+    assert [(row.source, row.mode, row.pass_at_1) for row in rows] == [
+        ("x", "cot", 1.0),
+        ("y", "tir", 0.0),
+    ]
+    assert summarise_parts("m", "b", grades[:1]) == []

@@ -4,7 +4,7 @@ from msgspec import structs
 from rich.console import Console
 
 from longrun.evaluate.tables import accuracy_table, summary_markdown
-from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow
+from longrun.formats.predictions import AtK, DifferenceRow, Summary, SummaryRow
 
 ROW = SummaryRow(
     model="tuned",
@@ -60,3 +60,26 @@ def test_the_markdown_says_which_interval_it_is():
     assert "Wilson" in text
     assert "Agresti-Min" in text
     assert "## Differences" not in summary_markdown(Summary(rows=[ROW], differences=[]))
+
+
+def test_samples_and_parts_have_tables_of_their_own():
+    at_two = AtK(
+        k=2,
+        pass_at_k=0.7,
+        pass_interval=(0.5, 0.8),
+        majority=0.6,
+        majority_interval=(0.4, 0.75),
+        best=None,
+        best_interval=None,
+    )
+    row = structs.replace(ROW, at_k=[at_two])
+    text = summary_markdown(Summary(rows=[row], differences=[], parts=[]))
+    assert "| tuned | sums | cot | 2 | 70.0 [50.0, 80.0] | 60.0 [40.0, 75.0] |" in text
+    assert "best@k [95" not in text
+    assert "## By source" not in text
+    best = structs.replace(at_two, best=0.65, best_interval=(0.5, 0.8))
+    part = structs.replace(ROW, source="aime")
+    summary = Summary(rows=[structs.replace(ROW, at_k=[best])], differences=[], parts=[part])
+    text = summary_markdown(summary)
+    assert "| 65.0 [50.0, 80.0] |" in text
+    assert "| tuned | sums | cot | aime | 30 | 4 | 52.5 [41.0, 63.7] |" in text

@@ -1,14 +1,10 @@
-import json
-
 import pytest
 
-from longrun.config.stages import Benchmark
 from longrun.errors import InputError
 from longrun.formats.predictions import (
     Grade,
     Prediction,
     Summary,
-    read_benchmark,
     read_grades,
     read_predictions,
     read_summary,
@@ -38,68 +34,6 @@ GRADE = Grade(
     verdict="no answer",
     why="states no final answer",
 )
-
-
-@pytest.fixture
-def benchmark(tmp_path):
-    def write(*lines, **options):
-        path = tmp_path / "b.jsonl"
-        path.write_text("".join(f"{line}\n" for line in lines))
-        return Benchmark(name="bench", path=path, **options)
-
-    return write
-
-
-def row(**columns):
-    return json.dumps({"problem": "1+1", "expected_answer": "2"} | columns)
-
-
-def test_what_a_row_leaves_out_is_filled_in(benchmark):
-    problems = read_benchmark(benchmark(row(), row(id="own", mode="tir", source="x")))
-    assert [(p.id, p.mode, p.source) for p in problems] == [
-        ("bench-1", "cot", "bench"),
-        ("own", "tir", "x"),
-    ]
-    assert problems[0].total_code_executions is None
-
-
-def test_numbers_may_stand_for_answers_and_ids_and_other_columns_stay(benchmark):
-    (problem,) = read_benchmark(benchmark(row(expected_answer=42, id=7, subject="algebra")))
-    assert (problem.expected_answer, problem.id) == ("42", "7")
-    assert problem.record["subject"] == "algebra"
-
-
-def test_the_limit_takes_the_first(benchmark):
-    entry = benchmark(row(id="a"), "", row(id="b"), "broken", limit=2)
-    assert [(problem.id, problem.line) for problem in read_benchmark(entry)] == [("a", 1), ("b", 3)]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "holds no problem"),
-        ([row(), '{"problem": "x"'], "b.jsonl:2: is not a whole JSON object"),
-        ([row(), "[1]"], "b.jsonl:2: Expected object"),
-        ([row(), '{"problem": "x"}'], "b.jsonl:2: has no field expected_answer"),
-        ([row(problem=3)], r"b.jsonl:1: Expected str, got int - at \$.problem"),
-        ([row(expected_answer=" ")], "b.jsonl:1: expected_answer is empty"),
-        ([row(mode="chat")], "b.jsonl:1: Invalid enum value 'chat'"),
-        ([row(mode="genselect")], "b.jsonl:1: candidates is missing"),
-        ([row(total_code_executions=-1)], "total_code_executions is -1; it must be at least 0"),
-        ([row(id="a"), row(id="a")], "b.jsonl:2: id: 'a' is also the id in line 1"),
-    ],
-)
-def test_a_bad_benchmark_is_named_by_file_line_and_field(benchmark, lines, message):
-    with pytest.raises(InputError, match=message) as error:
-        read_benchmark(benchmark(*lines))
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_benchmark_is_named(tmp_path):
-    with pytest.raises(InputError, match="does not exist; name a JSONL file"):
-        read_benchmark(Benchmark(name="b", path=tmp_path / "none.jsonl"))
-    with pytest.raises(InputError, match="is a folder"):
-        read_benchmark(Benchmark(name="b", path=tmp_path))
 
 
 def test_rows_survive_writing_and_reading(tmp_path):

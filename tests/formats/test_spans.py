@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from longrun.errors import InputError
 from longrun.formats.code_style import CodeStyle
-from longrun.formats.spans import SpanKind, split_response
+from longrun.formats.spans import split_response
 
 TOOL = CodeStyle.named("tool_call")
 FENCED = CodeStyle.named("fenced")
@@ -19,7 +19,7 @@ FRAGMENTS = [
 
 
 def kinds(text: str, code: CodeStyle | None = TOOL) -> list[tuple[str, str]]:
-    return [(kind.name, piece) for kind, piece in split_response(text, code)]
+    return [(kind.name, piece.decode()) for kind, piece in split_response(text.encode(), code)]
 
 
 def test_cuts_a_solution_at_its_tags():
@@ -91,37 +91,39 @@ def test_fenced_code_ends_at_its_fence():
     ]  # fmt: skip
 
 
+def test_tags_of_their_own_close_outputs_that_hold_fences():
+    call = "<llm-code>\nx\n</llm-code>\n"
+    output = "<llm-code-output>\n```\n6\n```\n</llm-code-output>\n"
+    style = CodeStyle.named("llm_code")
+    assert kinds(f"a{call}{output}{NOTICE}b{call}{output}c", style) == [
+        ("ANSWER", "a"), ("CODE", call), ("TOOL_OUTPUT", output), ("NOTICE", NOTICE),
+        ("ANSWER", "b"), ("CODE", call), ("TOOL_OUTPUT", output), ("ANSWER", "c"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a <tool_call>\nx", "'<tool_call>' at character 2 is never closed"),
+        ("a <tool_call>\nx", "'<tool_call>' at byte 2 is never closed"),
         ("x</tool_call>\n", "'</tool_call>' closes a code call that was never opened"),
-        (f"<tool_call>\n{CALL}", "'<tool_call>' at character 12 is inside a call"),
-        (f"{CALL}```output\n6", "'```output' at character 34 is never closed"),
-        (f"{CALL}{OUTPUT}```system\nx", "'```system' at character 50 is never closed"),
+        (f"<tool_call>\n{CALL}", "'<tool_call>' at byte 12 is inside a call"),
+        (f"{CALL}```output\n6", "'```output' at byte 34 is never closed"),
+        (f"{CALL}{OUTPUT}```system\nx", "'```system' at byte 50 is never closed"),
         ("<think>\nand on", "'<think>' is never closed"),
     ],
 )
 def test_unbalanced_tags_are_named(text, message):
     with pytest.raises(InputError, match=message):
-        split_response(text, TOOL)
-
-
-def test_truncated_text_may_end_anywhere():
-    text = f"<think>\nTry.\n{CALL}{OUTPUT}{NOTICE}So {CALL}{OUTPUT}"
-    for end in range(len(text)):
-        pieces = split_response(text[:end], TOOL, truncated=True)
-        assert "".join(piece for _, piece in pieces) == text[:end]
-    assert pieces[0][0] == SpanKind.THINKING
+        split_response(text.encode(), TOOL)
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.sampled_from([TOOL, FENCED, None]))
 def test_the_pieces_joined_are_the_text(fragments, code):
-    text = "".join(fragments)
+    text = "".join(fragments).encode()
     try:
         pieces = split_response(text, code)
     except InputError:
         return
-    assert "".join(piece for _, piece in pieces) == text
+    assert b"".join(piece for _, piece in pieces) == text
     assert all(piece for _, piece in pieces)

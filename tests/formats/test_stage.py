@@ -228,3 +228,14 @@ def test_the_lock_goes_with_its_process(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert copy(config(folder))[1] == 2
     assert os.listdir(folder / "out")
+
+
+def test_a_stage_may_wait_for_an_earlier_attempt_that_lives_on(folder, monkeypatch):
+    monkeypatch.setenv("LONGRUN_LOCK_SECONDS", "30")
+    (folder / "out").mkdir()
+    with open(folder / "out/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        release = threading.Timer(1.5, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        release.start()
+        assert copy(config(folder))[1] == 2
+        release.join()

@@ -50,8 +50,9 @@ def test_the_python_of_a_page_runs_as_it_stands(page, demo):
 def test_the_yaml_of_a_page_is_a_valid_section_of_a_recipe(page):
     for block in blocks(page, "yaml"):
         section = yaml.safe_load(block)
-        for settings in section.values():
-            settings.setdefault("tokenizer", "tokenizer")
+        for name, settings in section.items():
+            if settings.get("verb", name) == "prepare":
+                settings.setdefault("tokenizer", "tokenizer")
         words = {"data": "data.jsonl", "model": "model"}
         resolve({"name": "page", "settings": words, "stages": section}, [], page.name)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from longrun.config.cluster import Cluster
 from longrun.config.recipe import Recipe, resolve
 from longrun.errors import ConfigError, LaunchError
 from longrun.launch.local import run_local, select_stages
@@ -133,3 +134,62 @@ def test_nothing_of_a_stage_outlives_it(tmp_path):
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def two_ways(folder: Path, *overrides: str) -> Recipe:
+    """Two stages that do not wait for each other, and one that waits for the first."""
+    raw = {
+        "name": "ways",
+        "output_dir": str(folder / "ways"),
+        "stages": {
+            "left": {"verb": "synthesize", **SMALL},
+            "right": {"verb": "synthesize", **SMALL, "seed": 1},
+            "after-left": {"verb": "train_tokenizer", "data": "${left}/train/*.jsonl"},
+        },
+    }
+    return resolve(raw, list(overrides), "ways.yaml")
+
+
+def run_on(loaded: Recipe, cores: int) -> Events:
+    events = Events()
+    cluster = Cluster(executor="local", cpus_per_node=cores)
+    run_local(loaded, list(loaded.stages), events.watcher(), replace=False, cluster=cluster)
+    return events
+
+
+@pytest.mark.parametrize(("cores", "together"), [(1, False), (2, True)])
+def test_stages_run_side_by_side_where_there_is_room(tmp_path, cores, together):
+    events = run_on(two_ways(tmp_path), cores)
+    begun = events[: events.index(("done", "left"))]
+    assert (("begins", "right") in begun) == together
+    assert events.index(("begins", "after-left")) > events.index(("done", "left"))
+
+
+def test_a_failure_cancels_what_waits_for_it_and_nothing_else(tmp_path):
+    broken = two_ways(tmp_path, "left.output_dir=/proc/no")
+    with pytest.raises(LaunchError, match="left failed"):
+        run_on(broken, 1)
+    found = states(broken)
+    assert found == {"left": "failed", "right": "done", "after-left": "cancelled"}
+    whole = two_ways(tmp_path)
+    assert run_on(whole, 1).outcomes() == [
+        ("done", "left"),
+        ("up to date", "right"),
+        ("done", "after-left"),
+    ]
+
+
+def test_a_run_waits_for_an_experiment_of_another_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["run_cmd", "--expname", "first", "touch started; sleep 3; touch finished"]
+    other = subprocess.Popen([sys.executable, "-m", "longrun", *words])
+    wait_until((tmp_path / "started").exists)
+    loaded = resolve(
+        {"name": "second", "stages": {"left": {"verb": "synthesize", **SMALL}}}, [], "second.yaml"
+    )
+    events = Events()
+    run_local(loaded, list(loaded.stages), events.watcher(), replace=False, run_after=["first"])
+    assert (tmp_path / "finished").exists()
+    assert other.wait() == 0
+    with pytest.raises(ConfigError, match=r"no experiment 'third' in runs; known: "):
+        run_local(loaded, [], events.watcher(), replace=False, run_after=["third"])

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.errors import ConfigError
 from longrun.optim.compact import BLOCK, code_values, encode_int8, round_randomly
 from longrun.optim.optimizers import Optimizers

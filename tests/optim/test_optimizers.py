@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.optim.optimizers import Optimizers
 
 KINDS = tuple({"name": name} for name in ("adamw", "muon")) + tuple(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.errors import ConfigError
 from longrun.optim.schedules import Constant, WarmupCosine, WarmupLinear, build_schedule
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 from torch import nn
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.optim.optimizers import build_optimizers
 from longrun.optim.split import join, split
 

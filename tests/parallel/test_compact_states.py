@@ -1,6 +1,6 @@
 import torch
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.optim.optimizers import Optimizers
 
 

@@ -49,6 +49,7 @@ GresTypes=gpu
 SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1,batch_sched_delay=0
 SlurmdTimeout=10
 SlurmctldTimeout=10
+MessageTimeout=5
 InactiveLimit=0
 KillWait=20
 MinJobAge=3600

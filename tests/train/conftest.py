@@ -11,7 +11,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from longrun.checkpoint import init_model
-from longrun.config.stages import InitModelConfig, TrainConfig
+from longrun.config.stages import InitModelConfig
+from longrun.config.training import TrainConfig
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.documents import LINEAGE, ShardContent, write_index

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrun.config.stages import GuardSettings
+from longrun.config.training import GuardSettings
 from longrun.train.guard import Guard
 
 SPIKES = {"spike_factor": 2.0, "spike_window": 3}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from longrun.config.stages import VerifyConfig
+from longrun.config.training import VerifyConfig
 from longrun.errors import InputError, VerificationError
 from longrun.nn import decoder
 from longrun.parallel.mesh import Mesh

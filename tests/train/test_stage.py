@@ -47,7 +47,7 @@ def launch(world, folder, **settings) -> subprocess.Popen:
     config = world.config(folder, **settings).model_dump(mode="json")
     code = (
         "import json, sys\n"
-        "from longrun.config.stages import TrainConfig\n"
+        "from longrun.config.training import TrainConfig\n"
         "from longrun.errors import LongrunError\n"
         "from longrun.train.stage import run\n"
         "assert 'torch' not in sys.modules\n"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longrun.config.stages import LossWeights, TrainConfig
+from longrun.config.training import LossWeights, TrainConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet

@@ -37,7 +37,7 @@ def test_tensorboard_shows_the_numbers_of_the_file_also_after_a_resume(world, tm
 
 WANDB = """
 import json, sys
-from longrun.config.stages import TrainConfig
+from longrun.config.training import TrainConfig
 from longrun.train.worker import work
 config = TrainConfig.parse(json.loads(sys.argv[1]), "train")
 work(config, lambda: False)

@@ -22,7 +22,7 @@ from longrun.checkpoint.sharded import (
     model_shapes,
     read_tensors,
 )
-from longrun.config.stages import AverageConfig
+from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME

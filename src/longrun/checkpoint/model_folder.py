@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from longrun.config.stages import ContextEdit
+from longrun.config.training import ContextEdit
 from longrun.errors import InputError
 from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.nn.arch import Arch

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -35,7 +34,7 @@ from longrun.checkpoint.sharded import (
 )
 from longrun.errors import LongrunError, ResourceError
 from longrun.formats.atomic import fsync, full_disk_named, write_text
-from longrun.parallel.mesh import Mesh, any_rank, barrier, sum_over_ranks
+from longrun.parallel.mesh import Mesh, any_rank, barrier, new_host_group, sum_over_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Saver:
         self._retention = retention
         self._background = background
         # The thread must not share a group with the training, whose collectives go on meanwhile.
-        self._group = dist.new_group(backend="gloo") if mesh.size > 1 else None
+        self._group = new_host_group(mesh)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._under_way: Future[None] | None = None
 

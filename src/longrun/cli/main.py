@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from longrun.cli import cluster_verbs, plan_verb, run_verbs, stage_verbs
+from longrun.cli import cluster_verbs, inspect_verb, plan_verb, run_verbs, stage_verbs
 from longrun.errors import LongrunError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 run_verbs.register(app)
 cluster_verbs.register(app)
 stage_verbs.register(app)
+inspect_verb.register(app)
 plan_verb.register(app)
 
 

@@ -3,11 +3,19 @@
 A filter is a mapping with one key, its name: ``- pass_rate: {max: 0.3}``.
 """
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from longrun.config.base import Settings
+from longrun.config.base import Settings, source
+from longrun.config.expressions import compile_expression
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 
@@ -20,12 +28,26 @@ class PassRate(Settings):
 
 
 class TokenBounds(Settings):
-    """Bounds on the number of tokens of the response, for the modes named."""
+    """Bounds on a number of tokens, for the modes named."""
 
     min: Annotated[int, Field(ge=0)] = 0
     max: Annotated[int, Field(ge=0)] | None = None
     modes: list[str] = ["cot", "tir"]
     """Other modes pass unseen: selections are short by nature."""
+
+
+class Contamination(Settings):
+    """Problems that share text with a benchmark."""
+
+    benchmarks: Annotated[list[Path], Field(min_length=1)] = source()
+    """JSONL files with a column ``problem``."""
+    ngram: Annotated[int, Field(ge=1)] = 13
+    """Words in a row that must agree; a shorter benchmark problem must occur whole."""
+
+
+def _check_expression(text: str) -> str:
+    compile_expression(text)
+    return text
 
 
 class Filter(Settings):
@@ -38,9 +60,21 @@ class Filter(Settings):
     inference_mode: list[str] | None = None
     """Keep records whose ``inference_mode`` is listed."""
     pass_rate: PassRate | None = None
+    prompt_tokens: TokenBounds | None = None
+    """Bounds on the tokens of the prompt, template included."""
     response_tokens: TokenBounds | None = None
+    """Bounds on the tokens of the response, the stop token not counted."""
     boxed_answer: bool | None = None
     """``true``: keep CoT and TIR records whose solution ends with a boxed answer."""
+    expected_answer: Literal[True] | None = None
+    """``true``: keep CoT and TIR records whose last boxed answer is ``expected_answer``, spaces
+    and ``$`` aside."""
+    duplicates: Literal["problem", "record"] | None = None
+    """Keep the first record of each problem, or of each problem with the same solution."""
+    contamination: Contamination | None = None
+    """Drop records whose problem shares text with a benchmark."""
+    where: Annotated[str, AfterValidator(_check_expression)] | None = None
+    """Keep records for which this expression over the columns is true."""
 
     @model_validator(mode="before")
     @classmethod

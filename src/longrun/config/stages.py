@@ -7,35 +7,44 @@ second stage live where both are at hand.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
 from longrun.config.filters import Filter
-
-Mode = Literal["cot", "tir", "genselect"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
+from longrun.config.values import (
+    FolderName,
+    Mode,
+    NonNegative,
+    Paths,
+    Positive,
+    Share,
+    as_list,
+    is_prompt_file,
+)
 
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 
-def is_prompt_file(name: str) -> bool:
-    """Say whether a prompt or template setting names a file rather than a built-in one."""
-    return name.endswith((".yaml", ".yml", ".jinja"))
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path | dict) else value
-
-
 def _as_sources(value: Any) -> Any:
-    return [
-        {"path": entry} if isinstance(entry, str | Path) else entry for entry in _as_list(value)
-    ]
+    return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in as_list(value)]
 
 
-Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
+def _check_part(part: str) -> str:
+    number, slash, num_parts = part.partition("/")
+    if not (slash and number.isdecimal() and num_parts.isdecimal()):
+        raise ValueError("a part is two numbers, as in 2/8")
+    if not 1 <= int(number) <= int(num_parts):
+        raise ValueError("the first number of a part is at least 1 and at most the second")
+    return part
 
 
 class SynthesizeConfig(StageConfig):
@@ -99,11 +108,23 @@ class InitModelConfig(StageConfig):
         return self
 
 
+class FetchConfig(StageConfig):
+    """Download splits of a data set from the Hugging Face Hub; needs the extra ``hub``."""
+
+    dataset: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+    """Name on the Hub, as ``nvidia/OpenMathReasoning``."""
+    splits: Annotated[list[FolderName], BeforeValidator(as_list), Field(min_length=1)]
+    """Splits to fetch; each becomes a folder of Parquet files."""
+    revision: str = "main"
+    """Branch, tag or commit; name a commit for a fetch that can be repeated exactly."""
+
+
 class DataSource(Settings):
     """Some record files and how their columns become the expected ones."""
 
     path: Path = source()
-    """File or glob of JSONL, JSONL.gz, JSONL.zst or Parquet files."""
+    """File or glob of JSONL, JSONL.gz, JSONL.zst, Parquet or Arrow files, or a folder that
+    ``datasets`` saved."""
     columns: dict[str, str] = {}
     """Expected column -> ``str.format`` template over the raw record, as in
     ``generated_solution: "{solution} \\\\boxed{{{answer}}}"``; columns not named pass unchanged."""
@@ -120,8 +141,9 @@ class PrepareConfig(StageConfig):
     """Mode -> name of a built-in prompt or a YAML file."""
     chat_template: str = "chatml"
     """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own."""
-    code_style: Literal["tool_call", "fenced"] = "tool_call"
-    """How code calls are marked in TIR solutions: ``<tool_call>`` tags or fenced python."""
+    code_style: Literal["tool_call", "fenced", "llm_code"] = "tool_call"
+    """How code calls are marked in TIR solutions: ``<tool_call>`` tags, fenced python, or
+    ``<llm-code>`` tags with outputs in ``<llm-code-output>``."""
     missing_budget: Literal["drop", "pass"] = "drop"
     """TIR records without any notice of remaining code executions."""
     filters: list[Filter] = []
@@ -132,8 +154,18 @@ class PrepareConfig(StageConfig):
     """Decides which problems are held out."""
     part_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of a source file that one worker takes at a time and writes as one shard."""
+    part: Annotated[str, AfterValidator(_check_part)] | None = None
+    """``2/8``: prepare the second of eight shares of the data; ``merge`` joins them."""
     num_workers: NonNegativeInt = execution(0)
-    """Worker processes; 0: one per core."""
+    """Worker processes; 0: one per core, or as many as ``memory_mb`` allows."""
+    memory_mb: Annotated[int, Field(ge=600)] = execution(2048)
+    """Memory (10^6 bytes) of all processes together, for records of ordinary size."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_duplicates(self) -> "PrepareConfig":
+        if len({one.duplicates for one in self.filters if one.duplicates}) > 1:
+            raise ValueError("filters name two kinds of duplicates; `problem` covers `record`")
+        return self
 
     def inputs(self) -> dict[str, list[Path]]:
         """Add the prompt and template files to the sources: their text decides the output."""
@@ -156,6 +188,13 @@ class PrepareConfig(StageConfig):
         return {key: name for key, name in named.items() if is_prompt_file(name)}
 
 
+class MergeConfig(StageConfig):
+    """Join the parts of one prepare that were made with part=1/M ... M/M."""
+
+    parts: Paths = source()
+    """Output folders of ``prepare``, in any order."""
+
+
 class PackConfig(StageConfig):
     """Decide which documents share a pack; copies no tokens."""
 
@@ -167,312 +206,52 @@ class PackConfig(StageConfig):
     """``none`` gives every document a pack of its own."""
     num_epochs: PositiveInt = 1
     """Plans to make, each with its own random choice; training cycles through them."""
-    over_long: Literal["drop", "error"] = "drop"
-    """Documents longer than ``pack_size``."""
+    over_long: Literal["drop", "error", "truncate-response"] = "drop"
+    """Documents longer than ``pack_size``. ``truncate-response`` keeps their beginning, without
+    an answer or a stop token at the end, unless the prompt alone is too long."""
+    weights: dict[str, NonNegative] = {}
+    """Pattern of source files, as ``*/tir-*.parquet`` -> how often their documents are in an
+    epoch: 0.5 draws half of them anew for every epoch, 2 takes each twice. The first pattern that
+    fits counts; files that fit none have 1."""
     max_dropped_share: Share = 0.05
     """More than this share of documents dropped as over-long stops the stage."""
     seed: NonNegativeInt = 0
     """Decides which documents meet in a pack and the order of the packs."""
 
 
-class OptimizerSettings(Settings):
-    """The optimizer and its learning-rate schedule."""
+class ConvertConfig(StageConfig):
+    """Bring packs into, or out of, the three padded .npy arrays of NeMo's packed datasets."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """``muon``: Muon on the hidden matrices, AdamW on everything else."""
-    lr: Positive = 1e-4
-    """Peak learning rate."""
-    min_lr: NonNegative = 0.0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: NonNegativeInt = 0
-    weight_decay: NonNegative = 0.01
-    """Applied to matrices only, never to norms and biases."""
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
-    eps: Positive = 1e-8
-    clip_norm: Positive | None = 1.0
-    """Bound of the global gradient norm; null: no clipping."""
-    states: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Type of AdamW's two moments: 8, 4 or about 2 bytes a weight. The compact ones change the
-    numbers of a training."""
-    weights: Literal["float32", "split"] = "float32"
-    """``split``: the hidden matrices as bfloat16 and 16 more bits, together the exact float32; only
-    ties round differently. Saves their bfloat16 copies, 2 bytes a weight; needs dtype bfloat16 and
-    sharding replicate."""
-    average_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Keep a running float32 mean of the weights over about ``1 / (1 - average_decay)`` steps and
-    export it as ``final-average``; null: none. 4 bytes a weight."""
-
-    @model_validator(mode="after")
-    def _floor_below_peak(self) -> "OptimizerSettings":
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; lower it")
-        if self.name == "muon" and self.states != "float32":
-            raise ValueError(f"states {self.states} needs name adamw; muon keeps float32 moments")
-        plain = self.name == "adamw" and self.states == "float32" and self.average_decay is None
-        if self.weights == "split" and not plain:
-            raise ValueError("weights split needs name adamw, states float32 and no average_decay")
-        return self
-
-
-class LossWeights(Settings):
-    """Weight of each kind of span in the loss; the stop token always has weight 1."""
-
-    thinking: NonNegative = 1.0
-    code: NonNegative = 1.0
-    answer: NonNegative = 1.0
-    tool_output: NonNegative = 0.0
-    notice: NonNegative = 0.0
-
-
-class ContextEdit(Settings):
-    """How the positions of the model are changed before training; recorded in what is exported."""
-
-    rope_theta: Positive | None = None
-    """Base of the rotary position embedding; null: as in the model."""
-    max_positions: PositiveInt | None = None
-    """``max_position_embeddings``; null: as in the model, or stretched by ``yarn_factor``."""
-    yarn_factor: Annotated[float, Field(gt=1.0)] | None = None
-    """Stretch the positions by YaRN; null: not."""
-
-
-class GuardSettings(Settings):
-    """What happens to a step whose loss or gradient is out of bounds."""
-
-    non_finite: Literal["stop", "skip"] = "stop"
-    """Loss or gradient is not finite: end the training, or leave that batch out."""
-    spike_factor: Annotated[float, Field(gt=1.0)] | None = None
-    """A loss above this times the median of the last ``spike_window`` losses is a spike; null:
-    nothing is."""
-    spike_window: PositiveInt = 50
-    """Steps of that median; there is no spike before there are so many."""
-    on_spike: Literal["stop", "skip", "log"] = "log"
-    """End the training, leave that batch out, or train on it and say so."""
-    max_skips: PositiveInt = 5
-    """Batches left out in a row; one more ends the training."""
-
-
-class WandbSettings(Settings):
-    """Weights & Biases; its key comes from the environment or its own login."""
-
-    project: str = "longrun"
-    name: str | None = None
-    """Name of the run; null: Weights & Biases makes one up."""
-    offline: bool = False
-    """Write to ``wandb/`` in the output folder only; ``wandb sync`` sends it later."""
-
-
-class EngineConfig(StageConfig):
-    """A model on packs, spread over processes: what training and its proof have in common."""
-
-    packs: Path = source()
-    """Output folder of ``pack``."""
-    model: Path = source()
-    """Hugging Face model folder to start from."""
-    context: ContextEdit = ContextEdit()
-    """Changes of the model's positions."""
-    loss_weights: LossWeights = LossWeights()
-    """Which kinds of spans are learned, and how much."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; the weights themselves are always float32."""
-    num_nodes: PositiveInt = execution(1)
-    """Machines that train together; each runs the same command."""
-    num_processes: PositiveInt = execution(1)
-    """Processes on each machine, one per GPU."""
-    tensor_parallel: PositiveInt = execution(1)
-    """Processes that share every matrix; divides the heads."""
-    context_parallel: PositiveInt = execution(1)
-    """Processes that share the tokens of a pack; what is left over is data parallel."""
-    sharding: Literal["replicate", "states", "full"] = execution("replicate")
-    """``full`` shards weights, gradients and optimizer states over the processes (FSDP2);
-    ``states`` gathers the weights and reduces the gradients once per step."""
-    shard_size: PositiveInt | None = execution(None)
-    """Processes that share one copy of the weights; null: all data and context ones."""
-    attention: Literal["auto", "reference", "sdpa", "torch_varlen", "fa4", "cudnn"] = execution(
-        "auto"
-    )
-    """Attention backend; ``auto`` takes the fastest here and logs it. ``fa4`` needs the extra
-    ``[gpu]``, ``cudnn`` does not know context parallelism."""
-    recompute: Literal["none", "pointwise", "all_but_attention", "full"] = execution("none")
-    """What the backward pass computes again instead of keeping it: norms and gates; everything but
-    the attention; every layer from its input."""
-    compile: bool = execution(False)
-    """Compile each layer with torch.compile."""
-    loss_chunk_tokens: PositiveInt = execution(1024)
-    """Supervised tokens whose logits exist at the same time."""
-
-
-class TrainConfig(EngineConfig):
-    """Fine-tune a model on packs; one command for one process or many."""
-
-    max_steps: PositiveInt | None = None
-    """Optimizer steps; null: what ``max_epochs`` gives."""
-    max_epochs: Positive = 1.0
-    """Upper bound in passes over the packs; the smaller of the two bounds holds."""
-    global_batch_size: PositiveInt | None = 8
-    """Packs of one optimizer step, over all processes; null when ``global_batch_tokens`` is set."""
-    global_batch_tokens: PositiveInt | None = None
-    """Supervised tokens of one optimizer step: a batch takes packs until it has that many."""
-    balance_window: PositiveInt = 1
-    """Batches whose packs are sorted by modelled time together and cut anew, so that all packs of a
-    step take equally long; 1: batches are random. Above 1 a batch has documents of like length."""
-    balance: Literal["auto", "packs", "documents"] = execution("auto")
-    """What is dealt to the processes by modelled time: whole packs, or single documents regrouped;
-    ``auto``: documents where that is modelled to save more than 0.3 %."""
-    optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimizer, learning rate and schedule."""
-    seed: NonNegativeInt = 0
-    """Decides the order of the packs."""
-    save_interval: PositiveInt = 1000
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: PositiveInt | None = None
-    """Newest checkpoints to keep; null: all."""
-    keep_steps: list[PositiveInt] = []
-    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
-    guard: GuardSettings = GuardSettings()
-    """What happens to a step whose loss or gradient is out of bounds."""
-    validation_interval: PositiveInt | None = None
-    """Steps between validations on the held-out documents; null: only at the end."""
-    save_in_background: bool = execution(True)
-    """Go on training while a checkpoint is written; takes memory for a copy of it on the host."""
-    prefetch_batches: NonNegativeInt = execution(2)
-    """Batches that are read ahead while a step runs; 0: none."""
-    tensorboard: bool = execution(False)
-    """Write ``tensorboard/`` too; needs ``longrun[tensorboard]``."""
-    wandb: WandbSettings | None = execution(None)
-    """Send the metrics to Weights & Biases too; needs ``longrun[wandb]``."""
-    peak_flops: Positive | None = execution(None)
-    """Operations per second that a device reaches at most, for the utilisation in the metrics;
-    null: what its maker states, if the device is known."""
-    log_interval: PositiveInt = execution(10)
-    """Steps between lines of the log; ``metrics.jsonl`` has every step."""
-    verify: bool = execution(True)
-    """Check document isolation and loss equality before the first step."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _batches_in_one_unit(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("global_batch_tokens") is None:
-            return values
-        return {"global_batch_size": None, **values}
-
-    @model_validator(mode="after")
-    def _one_batch_size(self) -> "TrainConfig":
-        if (self.global_batch_size is None) == (self.global_batch_tokens is None):
-            raise ValueError(
-                "set either global_batch_size or global_batch_tokens, not both or none"
-            )
-        if self.balance_window > 1 and self.global_batch_size is None:
-            raise ValueError(
-                "balance_window needs global_batch_size: batches of equally many packs"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_can_be_split(self) -> "TrainConfig":
-        whole = self.sharding == "replicate" and self.tensor_parallel == 1
-        if self.optimizer.weights == "split" and not (whole and self.dtype == "bfloat16"):
-            raise ValueError(
-                "optimizer.weights split needs dtype bfloat16, sharding replicate and"
-                " tensor_parallel 1: sharded weights have no bfloat16 copies to save"
-            )
-        return self
-
-
-class VerifyConfig(EngineConfig):
-    """Prove on your model, packs, type and layout that packing and sharding change nothing."""
-
-    num_documents: Annotated[int, Field(ge=2)] = 8
-    """Documents of the first packs that are taken."""
-    document_tokens: Annotated[int, Field(ge=2)] | None = 2048
-    """Tokens taken from the end of each, where the supervised ones are; null: all."""
-
-
-class AverageConfig(StageConfig):
-    """Average checkpoints of one training into a Hugging Face model."""
-
-    checkpoints: Path = source()
-    """Output folder of ``train``."""
-    steps: list[PositiveInt] | str = "all"
-    """Steps to average: a list, ``all``, or ``last:N``. Every one must be there."""
-    export_members: bool = False
-    """Also write each member as a model of its own, to compare with the mean."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the exported weights; the mean itself is taken in float32."""
-
-
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-"""Becomes a folder or file: letters, digits, dot, dash and underscore."""
-
-
-class Benchmark(Settings):
-    """One set of problems with known answers."""
-
-    name: FolderName
-    """What tables call it."""
-    path: Path = source()
-    """JSONL with ``problem`` and ``expected_answer``, optionally ``id`` and ``source``."""
+    packs: Path | None = source(None)
+    """Pack folder to write as arrays."""
+    arrays: Path | None = source(None)
+    """Arrays to read, by the name without ``.input_ids``: ``packed_32768_seed0.npy``."""
+    like: Path | None = source(None)
+    """With ``arrays``: prepared folder whose tokenizer and conversation made them."""
+    pad_id: NonNegativeInt
+    """Token that pads rows; never a target. Qwen2.5: 151643."""
+    context_parallel: PositiveInt = 1
+    """Context-parallel ranks that rows are padded for; 1: rows are not padded."""
+    epoch: NonNegativeInt = 0
+    """With ``packs``: the plan to write; it also stands in the name of the files."""
     mode: Mode = "cot"
-    limit: PositiveInt | None = None
-    """Use only the first problems; null: all."""
-
-
-class SandboxSettings(Settings):
-    """Where the code that a model writes is run."""
-
-    isolation: Literal["bubblewrap", "process"] = "bubblewrap"
-    """``bubblewrap``: no network, no files but a scratch folder. ``process``: limits on time,
-    memory and output only; for code you trust."""
-    timeout_seconds: Positive = 10.0
-    """Wall time of one code call."""
-    memory_bytes: Annotated[int, Field(ge=1 << 26)] = 2 << 30
-    """Address space of the process that runs the code."""
-    output_chars: PositiveInt = 1000
-    """Longer output is cut, as the model would see it."""
-
-
-class GenerateConfig(StageConfig):
-    """Sample solutions of benchmark problems from one or more models."""
-
-    models: dict[FolderName, Path] = source(min_length=1)
-    """Label -> Hugging Face model folder. A folder of model folders, such as the ``members`` of an
-    average, stands for all of them under their own names."""
-    benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
-    """Sets of problems to solve."""
-    conversation: Path | None = source(None)
-    """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
-    ``conversation.json`` that an exported model carries."""
-    samples: PositiveInt = 1
-    """Solutions per problem."""
-    temperature: NonNegative = 0.0
-    """0: greedy."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample from the most likely tokens that together have this probability."""
-    max_tokens: PositiveInt = 1024
-    """Bound of one solution, tool output included."""
-    max_code_executions: PositiveInt = 8
-    """Code budget of problems that do not bring their own ``total_code_executions``."""
-    sandbox: SandboxSettings = SandboxSettings()
-    """Isolation and limits of code that a model writes."""
-    seed: NonNegativeInt = 0
-    """Decides the samples when ``temperature`` is above 0."""
-    batch_size: PositiveInt = execution(64)
-    """Solutions that are generated at the same time."""
+    """With ``arrays``: the mode that their documents are said to have."""
 
     @model_validator(mode="after")
-    def _benchmarks_differ(self) -> "GenerateConfig":
-        names = [benchmark.name for benchmark in self.benchmarks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two benchmarks are called {name!r}; rename one")
+    def _one_direction(self) -> "ConvertConfig":
+        if (self.packs is None) == (self.arrays is None):
+            raise ValueError("set either packs (to write arrays) or arrays (to read them)")
+        if (self.arrays is None) != (self.like is None):
+            raise ValueError("arrays and like go together: arrays do not hold their tokenizer")
         return self
 
-
-class EvaluateConfig(StageConfig):
-    """Grade predictions and summarise them with error bars."""
-
-    predictions: Paths = source()
-    """Output folders of ``generate``."""
+    def inputs(self) -> dict[str, list[Path]]:
+        """Name the three files that ``arrays`` stands for."""
+        found = super().inputs()
+        if self.arrays is not None:
+            stem = self.arrays.name.removesuffix(".npy")
+            found["arrays"] = sorted(self.arrays.parent.glob(f"{stem}.*.npy"))
+        return found
 
 
 class ReportConfig(StageConfig):
@@ -488,12 +267,16 @@ STAGES: dict[str, type[StageConfig]] = {
     "synthesize": SynthesizeConfig,
     "train_tokenizer": TrainTokenizerConfig,
     "init_model": InitModelConfig,
+    "fetch": FetchConfig,
     "prepare": PrepareConfig,
+    "merge": MergeConfig,
     "pack": PackConfig,
+    "convert": ConvertConfig,
     "verify": VerifyConfig,
     "train": TrainConfig,
     "average": AverageConfig,
     "generate": GenerateConfig,
+    "group_candidates": GroupCandidatesConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
 }

@@ -24,12 +24,13 @@ from longrun.data.sources import map_columns
 from longrun.errors import InputError
 from longrun.formats.code_style import BUDGET_PATTERN
 from longrun.formats.conversation import Conversation
-from longrun.formats.spans import WRITTEN_BY_TOOL, Piece, SpanKind, split_response
+from longrun.formats.spans import WRITTEN_BY_TOOL, RawPiece, SpanKind, split_response
 from longrun.formats.tokens import ExactTokenizer
 
 BUDGET_COLUMN = "total_code_executions"
 TOOL_MODE = "tir"
-_BUDGET = re.compile(BUDGET_PATTERN)
+_BUDGET = re.compile(BUDGET_PATTERN.encode())
+_WHITE = b" \t\n\v\f\r"
 
 
 class Draft(NamedTuple):
@@ -42,7 +43,7 @@ class Draft(NamedTuple):
     held_out: bool
     prompt: str
     """Rendered, with look-alikes of control tokens hidden."""
-    runs: list[list[Piece]]
+    runs: list[list[RawPiece]]
     refused_by: int | None
     """Filter that will refuse it, unless one before does so by token count."""
 
@@ -61,15 +62,25 @@ class Composer:
     conversation: Conversation
     tokenizer: ExactTokenizer
 
+    def __reduce__(self) -> tuple[type["Composer"], tuple[Any, ...]]:
+        """Send the settings, not what was built from them, to another process."""
+        return type(self), (self.config, self.conversation, self.tokenizer)
+
     @cached_property
     def filters(self) -> FilterChain:
         """The filters of the recipe."""
         return FilterChain(self.config.filters)
 
     def compose(
-        self, line: int, raw: Mapping[str, Any], columns: Mapping[str, str]
+        self,
+        line: int,
+        raw: Mapping[str, Any],
+        columns: Mapping[str, str],
+        repeats: bool = False,
     ) -> Draft | Dropped:
         """Return the draft of a raw record, or why there is none.
+
+        ``repeats``: it is a duplicate of an earlier record, as the filters define it.
 
         Raises:
             InputError: a column is absent or of the wrong type, or its mode has no prompt.
@@ -78,15 +89,16 @@ class Composer:
         problem = require_text(record, "problem")
         solution = require_text(record, "generated_solution")
         mode = require_text(record, "inference_mode")
-        refused_by = self.filters.refuse(record)
+        refused_by = self.filters.refuse(record, repeats)
         if refused_by is not None and not self.filters.counts_tokens_before(refused_by):
             return Dropped(self.filters.reason(refused_by))
-        if not problem.strip():
+        if not problem or problem.isspace():
             return Dropped("empty problem")
-        if not solution.strip():
+        if not solution or solution.isspace():
             return Dropped("empty solution")
         try:
-            pieces = split_response(solution, self.conversation.code if mode == TOOL_MODE else None)
+            code = self.conversation.code if mode == TOOL_MODE else None
+            pieces = split_response(solution.encode(), code)
         except InputError:
             return Dropped("unbalanced tags")
         if mode == TOOL_MODE and self._states_budget:
@@ -105,20 +117,20 @@ class Composer:
         prompt = self.conversation.prompts.get(TOOL_MODE)
         return prompt is not None and BUDGET_COLUMN in prompt.fields()
 
-    def _budget(self, pieces: list[Piece]) -> int | None:
+    def _budget(self, pieces: list[RawPiece]) -> int | None:
         budget = find_budget(pieces)
         if budget is None and self.config.missing_budget == "pass":
             return max(1, sum(kind == SpanKind.CODE for kind, _ in pieces))
         return budget
 
 
-def find_budget(pieces: list[Piece]) -> int | None:
+def find_budget(pieces: list[RawPiece]) -> int | None:
     """Return how many code executions were allowed, as the notices tell; None: they do not.
 
     The first number that remains, plus the call before it; 1 where only the exhausted notice is
     there.
 
-    >>> find_budget([(SpanKind.NOTICE, "Remaining code executions: 11. Take care.")])
+    >>> find_budget([(SpanKind.NOTICE, b"Remaining code executions: 11. Take care.")])
     12
     """
     notices = [text for kind, text in pieces if kind == SpanKind.NOTICE]
@@ -129,9 +141,9 @@ def find_budget(pieces: list[Piece]) -> int | None:
     return 1 if notices else None
 
 
-def cut_runs(pieces: list[Piece]) -> list[list[Piece]]:
+def cut_runs(pieces: list[RawPiece]) -> list[list[RawPiece]]:
     """Group pieces into what the model and what the environment writes in one go."""
-    runs: list[list[Piece]] = []
+    runs: list[list[RawPiece]] = []
     by_tool = None
     for piece in pieces:
         if (piece[0] in WRITTEN_BY_TOOL) != by_tool:
@@ -143,8 +155,8 @@ def cut_runs(pieces: list[Piece]) -> list[list[Piece]]:
 
 def problem_id(text: str) -> int:
     """Return a stable 64-bit hash of a problem; white space does not count."""
-    folded = " ".join(text.split()).encode()
-    return int.from_bytes(hashlib.blake2b(folded, digest_size=8).digest(), "little")
+    bare = text.encode().translate(None, _WHITE)
+    return int.from_bytes(hashlib.blake2b(bare, digest_size=8).digest(), "little")
 
 
 def is_held_out(problem: int, share: float, seed: int) -> bool:

@@ -31,11 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.data.compose import Draft
-from longrun.formats.spans import Piece, SpanKind
+from longrun.formats.spans import RawPiece, SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
-_MOST_RESIDENT_BYTES = 1 << 30
-"""Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 log = logging.getLogger(__name__)
@@ -70,9 +68,9 @@ class EncodedBatch:
 class _Texts:
     """Strings to tokenize and the pieces that they consist of."""
 
-    texts: list[str] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)
     hidden: list[int] = field(default_factory=list)
-    """Texts (by position) that need the exact path because of look-alikes."""
+    """Prompts (by position in ``texts``) with look-alikes of control tokens."""
     kinds: list[int] = field(default_factory=list)
     """Of every piece, over all texts."""
     owners: list[int] = field(default_factory=list)
@@ -83,16 +81,16 @@ class _Texts:
     first_texts: list[int] = field(default_factory=lambda: [0])
     """Of every document, and one more."""
 
-    def add(self, pieces: Iterable[Piece]) -> None:
+    def add(self, pieces: Iterable[RawPiece]) -> None:
         """Add one text; its pieces joined are the text."""
         position, parts = 0, []
         for kind, piece in pieces:
-            self.kinds.append(int(kind))
+            self.kinds.append(kind)
             self.owners.append(len(self.texts))
             self.offsets.append(position)
             parts.append(piece)
-            position += len(piece) if piece.isascii() else len(piece.encode())
-        self.texts.append(parts[0] if len(parts) == 1 else "".join(parts))
+            position += len(piece)
+        self.texts.append(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def end_document(self) -> None:
         """Close the document to which the last texts belong."""
@@ -107,8 +105,10 @@ class Encoder:
     tokenizer: ExactTokenizer
     fast: bool
     """Whether gigatoken may be used: it was checked on a sample."""
-    byte_lengths: Int32s | None
+    byte_lengths: npt.NDArray[np.uint8 | np.int32] | None
     """[vocabulary] bytes of each token; None: borders are found by ``tokenizers``, slowly."""
+    most_resident_bytes: int = 1 << 30
+    """Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
 
     def encode(self, drafts: Sequence[Draft]) -> EncodedBatch:
         """Tokenize ``drafts``; see the module docstring."""
@@ -135,51 +135,61 @@ class Encoder:
 
     def renew(self) -> None:
         """Build the fast engine anew when its cache has grown too large."""
-        if self.fast and resident_bytes() > _MOST_RESIDENT_BYTES:
+        if self.fast and resident_bytes() > self.most_resident_bytes:
             load_fast.cache_clear()
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
         texts = _Texts()
-        holds_control = self.tokenizer.holds_control
+        stop = [(SpanKind.STOP, self.tokenizer.stop.encode())]
         for draft in drafts:
             if self.tokenizer.is_hidden(draft.prompt):
                 texts.hidden.append(len(texts.texts))
-            texts.add([(SpanKind.PROMPT, draft.prompt)])
+            texts.add([(SpanKind.PROMPT, draft.prompt.encode())])
             for run in draft.runs:
                 texts.add(run)
-                if holds_control(texts.texts[-1]):
-                    texts.hidden.append(len(texts.texts) - 1)
-            texts.add([(SpanKind.STOP, self.tokenizer.stop)])
+            texts.add(stop)
             texts.end_document()
         return texts
 
     def _encode_texts(self, texts: _Texts) -> tuple[Int32s, Int64s]:
         """Return the tokens of all texts and [texts + 1] bounds between them."""
-        if not texts.hidden:
-            return self._encode_plain(texts.texts)
-        hidden = set(texts.hidden)
-        plain = ["" if at in hidden else text for at, text in enumerate(texts.texts)]
-        tokens, bounds = self._encode_plain(plain)
+        tokens, bounds = self._encode_plain(texts.texts)
+        unsure = sorted({*texts.hidden, *self._runs_with_control(texts, tokens, bounds)})
+        if not unsure:
+            return tokens, bounds
         parts, last = [], 0
         counts = np.diff(bounds)
-        for position in texts.hidden:
+        for position in unsure:
             exact = self._encode_exactly(texts, position)
             parts += [tokens[last : bounds[position]], np.array(exact, np.int32)]
-            last = int(bounds[position])
+            last = int(bounds[position + 1])
             counts[position] = len(exact)
         parts.append(tokens[last:])
         return np.concatenate(parts), np.append(0, np.cumsum(counts))
 
+    def _runs_with_control(self, texts: _Texts, tokens: Int32s, bounds: Int64s) -> list[int]:
+        """Return the runs in which the engine saw a control token: there it is ordinary text."""
+        control = self.tokenizer.control_ids
+        among = tokens >= control[0]
+        among &= tokens <= control[-1]
+        found = np.flatnonzero(among)
+        found = found[np.isin(tokens[found], control)]
+        owners = np.unique(np.searchsorted(bounds, found, side="right") - 1)
+        first = np.array(texts.first_texts)
+        runs = np.setdiff1d(owners, np.concatenate([first[:-1], first[1:] - 1]))
+        return [int(run) for run in runs]
+
     def _encode_exactly(self, texts: _Texts, position: int) -> list[int]:
-        text = texts.texts[position]
-        if position in texts.first_texts:
+        text = texts.texts[position].decode()
+        if position in texts.hidden:
             return self.tokenizer.encode_rendered(text)
         return self.tokenizer.encode_text(text)
 
-    def _encode_plain(self, texts: list[str]) -> tuple[Int32s, Int64s]:
+    def _encode_plain(self, texts: list[bytes]) -> tuple[Int32s, Int64s]:
         if self.fast:
             return encode_fast(load_fast(self.tokenizer), texts)
-        encoded = [np.array(ids, np.int32) for ids in self.tokenizer.encode_whole(texts)]
+        whole = self.tokenizer.encode_whole([text.decode() for text in texts])
+        encoded = [np.array(ids, np.int32) for ids in whole]
         return np.concatenate(encoded), np.append(0, np.cumsum([len(ids) for ids in encoded]))
 
     def _span_starts(self, texts: _Texts, tokens: Int32s, bounds: Int64s) -> Int64s:
@@ -190,27 +200,27 @@ class Encoder:
         inner = np.flatnonzero(offsets)
         if not len(inner):
             return starts
+        several = np.unique(owners[inner])
         if self.byte_lengths is None:
-            unsure = np.unique(owners[inner])
+            unsure = several
         else:
-            ends = np.append(0, np.cumsum(self.byte_lengths[tokens], dtype=np.int64))
-            wanted = ends[bounds[owners[inner]]] + offsets[inner]
-            starts[inner] = np.searchsorted(ends[:-1], wanted, side="left")
-            several = np.unique(owners[inner])
-            spelled = ends[bounds[several + 1]] - ends[bounds[several]]
-            sizes = [len(texts.texts[text].encode()) for text in several]
+            # Bytes up to the end of each token; a batch holds far fewer than 2^31.
+            ends = np.cumsum(self.byte_lengths.take(tokens), dtype=np.int32)
+            before = np.append(0, ends[bounds[1:] - 1] * (bounds[1:] > 0))
+            wanted = before[owners[inner]] + offsets[inner]
+            starts[inner] = np.searchsorted(ends, wanted.astype(np.int32), side="left") + 1
+            sizes = [len(texts.texts[text]) for text in several.tolist()]
             # Normalization changed the text: only the tokenizer knows where its characters went.
-            unsure = several[spelled != sizes]
-        for text in unsure:
+            unsure = several[before[several + 1] - before[several] != sizes]
+        for text in unsure.tolist():
             mine = np.flatnonzero(owners == text)
             starts[mine] = bounds[text] + self._exact_starts(texts.texts[text], offsets[mine])
         return starts
 
-    def _exact_starts(self, text: str, offsets: Int64s) -> Int64s:
+    def _exact_starts(self, text: bytes, offsets: Int64s) -> Int64s:
         """Return the number of tokens of ``text`` that start before each of ``offsets`` (bytes)."""
-        raw = text.encode()
-        wanted = [len(raw[:offset].decode()) for offset in offsets.tolist()]
-        encoded = self.tokenizer.encode_with_offsets(text)
+        wanted = [len(text[:offset].decode()) for offset in offsets.tolist()]
+        encoded = self.tokenizer.encode_with_offsets(text.decode())
         return np.searchsorted([begin for begin, _ in encoded.offsets], wanted, side="left")
 
 
@@ -224,9 +234,9 @@ def load_fast(tokenizer: ExactTokenizer) -> Any:
     return gigatoken.Tokenizer.from_json(tokenizer.content)
 
 
-def encode_fast(engine: Any, texts: Sequence[str]) -> tuple[Int32s, Int64s]:
+def encode_fast(engine: Any, texts: list[bytes]) -> tuple[Int32s, Int64s]:
     """Return the tokens of all texts and [texts + 1] bounds between them."""
-    layout = engine.encode_batch(list(texts), parallel=False).layout
+    layout = engine.encode_batch(texts, parallel=False).layout
     bounds = np.asarray(layout.offsets.data, np.int64)
     tokens = np.asarray(layout.content.data).view(np.int32)
     return tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
@@ -242,7 +252,8 @@ def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
         return False
     texts = [text for draft in drafts for text in _texts_of(draft)]
     num_tokens = 0
-    for text, expected in zip(texts, tokenizer.encode_whole(texts), strict=True):
+    whole = tokenizer.encode_whole([text.decode() for text in texts])
+    for text, expected in zip(texts, whole, strict=True):
         if engine.encode(text).tolist() != expected:
             log.warning("tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80])
             return False
@@ -262,5 +273,5 @@ def resident_bytes() -> int:
     return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
 
 
-def _texts_of(draft: Draft) -> list[str]:
-    return [draft.prompt, *("".join(piece for _, piece in run) for run in draft.runs)]
+def _texts_of(draft: Draft) -> list[bytes]:
+    return [draft.prompt.encode(), *(b"".join(piece for _, piece in run) for run in draft.runs)]

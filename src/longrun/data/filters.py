@@ -6,10 +6,15 @@ tokenized; one that a *later* filter refuses is, when a token filter stands befo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from longrun.config.filters import Filter, PassRate
+import msgspec
+
+from longrun.config.expressions import compile_expression
+from longrun.config.filters import Contamination, Filter, PassRate, TokenBounds
 from longrun.errors import InputError
 from longrun.formats.spans import THINK_END
 
@@ -17,6 +22,10 @@ NOT_AVAILABLE = "n/a"
 """What ``pass_rate_72b_tir`` holds where the rate was never measured."""
 SELECTION = "genselect"
 _COLUMNS = ("problem_source", "problem_type", "inference_mode")
+_BOXED = "\\boxed{"
+_WORD = re.compile(r"\w+")
+
+Predicate = Callable[[Mapping[str, Any]], bool]
 
 
 def require_text(record: Mapping[str, Any], column: str) -> str:
@@ -44,16 +53,28 @@ class FilterChain:
 
     def __init__(self, filters: Sequence[Filter]) -> None:
         self._filters = list(filters)
-        self._by_tokens = [one.response_tokens is not None for one in filters]
+        self._by_tokens = [
+            one.response_tokens is not None or one.prompt_tokens is not None for one in filters
+        ]
+        self._predicates = [_predicate(one) for one in filters]
 
-    def refuse(self, record: Mapping[str, Any]) -> int | None:
+    @property
+    def duplicates_by(self) -> str | None:
+        """Return what makes records duplicates, where a filter drops them."""
+        return next((one.duplicates for one in self._filters if one.duplicates), None)
+
+    def refuse(self, record: Mapping[str, Any], repeats: bool = False) -> int | None:
         """Return the position of the first filter that refuses the record without its tokens.
+
+        ``repeats``: an earlier record of the data has the same ``duplicates_by``.
 
         Raises:
             InputError: a column that a filter reads is absent or cannot be read.
         """
-        for position, one in enumerate(self._filters):
-            if not self._by_tokens[position] and not _passes(one, record):
+        for position, passes in enumerate(self._predicates):
+            if repeats and self._filters[position].duplicates is not None:
+                return position
+            if not passes(record):
                 return position
         return None
 
@@ -61,16 +82,17 @@ class FilterChain:
         """Say whether a filter before ``position`` may refuse by token count."""
         return any(self._by_tokens[:position])
 
-    def refuse_by_tokens(self, mode: str, response_tokens: int, before: int | None) -> int | None:
-        """Return the first filter that refuses, given the tokens of the response.
+    def refuse_by_tokens(
+        self, mode: str, prompt_tokens: int, response_tokens: int, before: int | None
+    ) -> int | None:
+        """Return the first filter that refuses, given the tokens of prompt and response.
 
         ``before`` is what ``refuse`` returned for the record.
         """
         for position, one in enumerate(self._filters[:before]):
-            bounds = one.response_tokens
-            if bounds is None or mode not in bounds.modes:
-                continue
-            if response_tokens < bounds.min or response_tokens > (bounds.max or math.inf):
+            if _out_of(one.prompt_tokens, mode, prompt_tokens) or _out_of(
+                one.response_tokens, mode, response_tokens
+            ):
                 return position
         return before
 
@@ -79,17 +101,118 @@ class FilterChain:
         return f"filter {self._filters[position].name}"
 
 
-def _passes(one: Filter, record: Mapping[str, Any]) -> bool:
-    for column in _COLUMNS:
-        allowed = getattr(one, column)
-        if allowed is not None:
-            return require_text(record, column) in allowed
+def boxed_answer(text: str) -> str | None:
+    r"""Return what the last ``\boxed{...}`` of a text holds, braces balanced; None: no such box.
+
+    >>> boxed_answer(r"so \boxed{1} or \boxed{\frac{1}{2}}.")
+    '\\frac{1}{2}'
+    """
+    begin = text.rfind(_BOXED)
+    if begin < 0:
+        return None
+    depth, position = 1, begin + len(_BOXED)
+    for end in range(position, len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if depth == 0:
+            return text[position:end]
+    return None
+
+
+def _out_of(bounds: TokenBounds | None, mode: str, tokens: int) -> bool:
+    if bounds is None or mode not in bounds.modes:
+        return False
+    return tokens < bounds.min or tokens > (math.inf if bounds.max is None else bounds.max)
+
+
+def _predicate(one: Filter) -> Predicate:
+    """Return what tells whether a record passes a filter, its tokens and its repeats aside."""
+    if one.name in _COLUMNS:
+        allowed = frozenset(getattr(one, one.name))
+        return lambda record: require_text(record, one.name) in allowed
     if one.pass_rate is not None:
-        return _rate_passes(one.pass_rate, record)
-    if one.boxed_answer is not None and require_text(record, "inference_mode") != SELECTION:
-        answer = require_text(record, "generated_solution").rpartition(THINK_END)[2]
-        return ("\\boxed{" in answer) == one.boxed_answer
-    return True
+        bounds = one.pass_rate
+        return lambda record: _rate_passes(bounds, record)
+    if one.boxed_answer is not None:
+        return lambda record: (
+            _is_selection(record) or ((_BOXED in _answer_of(record)) == one.boxed_answer)
+        )
+    if one.expected_answer is not None:
+        return lambda record: _is_selection(record) or _answers_as_expected(record)
+    if one.contamination is not None:
+        return Benchmarks.load(one.contamination).is_clean
+    if one.where is not None:
+        evaluate = compile_expression(one.where)
+        return lambda record: bool(evaluate(record))
+    return lambda record: True
+
+
+def _is_selection(record: Mapping[str, Any]) -> bool:
+    return require_text(record, "inference_mode") == SELECTION
+
+
+def _answer_of(record: Mapping[str, Any]) -> str:
+    return require_text(record, "generated_solution").rpartition(THINK_END)[2]
+
+
+def _answers_as_expected(record: Mapping[str, Any]) -> bool:
+    found = boxed_answer(_answer_of(record))
+    return found is not None and _bare(found) == _bare(require_text(record, "expected_answer"))
+
+
+def _bare(answer: str) -> str:
+    return "".join(answer.split()).strip("$")
+
+
+class Benchmarks:
+    """The word sequences of benchmark problems that no training problem may hold."""
+
+    def __init__(self, problems: Iterable[str], ngram: int) -> None:
+        self._by_size: dict[int, set[tuple[str, ...]]] = {}
+        for problem in problems:
+            words = _words(problem)
+            size = min(ngram, len(words))
+            if size:
+                self._by_size.setdefault(size, set()).update(_sequences(words, size))
+
+    @classmethod
+    def load(cls, settings: Contamination) -> "Benchmarks":
+        """Read the benchmark files.
+
+        Raises:
+            InputError: one is absent, not JSON lines, or has a line without ``problem``.
+        """
+        found = (problem for path in settings.benchmarks for problem in _problems_of(path))
+        return cls(found, settings.ngram)
+
+    def is_clean(self, record: Mapping[str, Any]) -> bool:
+        """Say whether the problem of ``record`` shares no sequence with a benchmark."""
+        words = _words(require_text(record, "problem"))
+        return not any(
+            sequence in wanted
+            for size, wanted in self._by_size.items()
+            for sequence in _sequences(words, size)
+        )
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _sequences(words: list[str], size: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[begin:] for begin in range(size)), strict=False)
+
+
+def _problems_of(path: Path) -> Iterator[str]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError.at(path, None, f"cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                yield require_text(msgspec.json.decode(line), "problem")
+        except (msgspec.DecodeError, InputError, AttributeError, UnicodeDecodeError) as error:
+            raise InputError.at(path, number, f"is not a benchmark problem ({error})") from None
 
 
 def _rate_passes(bounds: PassRate, record: Mapping[str, Any]) -> bool:

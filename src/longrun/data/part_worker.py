@@ -8,20 +8,32 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from longrun.data.compose import Composer, Draft, Dropped
+from longrun.data.duplicates import load_repeats
 from longrun.data.encode import Encoder
+from longrun.data.finish import PARTS, tally_path
 from longrun.data.shards import ShardWriter
-from longrun.data.sources import Part, Report, fault, read_part
+from longrun.data.sources import Part, fault, read_part
 from longrun.data.tally import Tally
 from longrun.errors import InputError
 from longrun.formats.plans import TRAIN, VALIDATION
 
-PARTS = "parts"
-_BATCH_CHARS = 4 << 20
-"""Characters that are tokenized at a time; bounds the memory of a worker."""
+_BATCH_CHARS = 2 << 20
+"""Text (bytes) that is tokenized at a time; bounds the memory of a worker."""
+
+
+class Read(NamedTuple):
+    """What was read since the last report."""
+
+    num_bytes: int
+    records: int
+
+
+ReportRead = Callable[[Read], None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class PrepareJob:
     composer: Composer
     encoder: Encoder
 
-    def start(self) -> Callable[[Part, Report], None]:
+    def start(self) -> Callable[[Part, ReportRead], None]:
         """Return the function that prepares one part."""
         return PartWorker(self.folder, self.composer, self.encoder).prepare
 
@@ -45,7 +57,7 @@ class PartWorker:
     composer: Composer
     encoder: Encoder
 
-    def prepare(self, part: Part, report: Report) -> None:
+    def prepare(self, part: Part, report: ReportRead) -> None:
         """Write the shards and the tally of ``part``.
 
         Raises:
@@ -60,22 +72,31 @@ class PartWorker:
             for drafts in _batches(found):
                 self._write(part, drafts, tally, (training, validation))
                 self.encoder.renew()
-        tally.save(self.folder / PARTS / f"{part.name}.json")
+        tally.checksums = training.checksums | validation.checksums
+        tally.save(tally_path(self.folder, part.name))
 
-    def drafts(self, part: Part, report: Report, tally: Tally) -> Generator[Draft, None, None]:
+    def drafts(self, part: Part, report: ReportRead, tally: Tally) -> Generator[Draft, None, None]:
         """Yield what the records of ``part`` become; ``tally`` counts the rest.
 
         Raises:
             InputError: as ``prepare``.
         """
-        with closing(read_part(part, report)) as records:
+        repeats = load_repeats(self.folder / PARTS, part)
+        told = 0
+
+        def tell(num_bytes: int) -> None:
+            nonlocal told
+            report(Read(num_bytes, tally.ledger.records_in - told))
+            told = tally.ledger.records_in
+
+        with closing(read_part(part, tell)) as records:
             for line, record in enumerate(records):
                 tally.lines += 1
                 if record is None:
                     continue
                 tally.ledger.take()
                 try:
-                    draft = self.composer.compose(line, record, part.file.columns)
+                    draft = self.composer.compose(line, record, part.file.columns, line in repeats)
                 except InputError as error:
                     raise fault(part, line, str(error)) from None
                 if isinstance(draft, Dropped):
@@ -94,8 +115,9 @@ class PartWorker:
         filters = self.composer.filters
         kept = np.ones(len(drafts), np.bool_)
         lengths = np.diff(batch.first_tokens)
-        for at, (draft, count) in enumerate(zip(drafts, batch.response_tokens(), strict=True)):
-            refused_by = filters.refuse_by_tokens(draft.mode, int(count), draft.refused_by)
+        counts = zip(batch.prompt_tokens.tolist(), batch.response_tokens().tolist(), strict=True)
+        for at, (draft, (prompt, response)) in enumerate(zip(drafts, counts, strict=True)):
+            refused_by = filters.refuse_by_tokens(draft.mode, prompt, response, draft.refused_by)
             if refused_by is not None:
                 kept[at] = False
                 reason = filters.reason(refused_by)

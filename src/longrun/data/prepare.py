@@ -6,46 +6,56 @@ The output depends on the data and the recipe alone: not on the number of worker
 or on interruptions. Nothing is packed here, and no weight of the loss is decided.
 """
 
-import json
 import logging
+import time
+from collections import Counter
 from contextlib import closing
-from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 
-import msgspec
-
 from longrun.config.stages import PrepareConfig
 from longrun.data.compose import Composer, Draft
+from longrun.data.duplicates import KeyJob, keys_path, mark_repeats, remove_marks
 from longrun.data.encode import Encoder, choose_engine
-from longrun.data.part_worker import PARTS, PartWorker, PrepareJob
+from longrun.data.finish import (
+    PARTS,
+    STATS_NAME,
+    TOKENIZER,
+    PartIndex,
+    copy_tokenizer,
+    finish_documents,
+    finish_figures,
+    tally_path,
+)
+from longrun.data.part_worker import PartWorker, PrepareJob, Read
 from longrun.data.prompts import load_prompts, load_template
 from longrun.data.sources import Part, cut_parts, list_files
-from longrun.data.tally import LENGTH_EDGES, Tally
+from longrun.data.tally import Tally
 from longrun.data.workers import run_tasks
 from longrun.errors import InputError
-from longrun.formats.atomic import atomic_folder, write_text
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import CONVERSATION_NAME, Conversation
-from longrun.formats.documents import SOURCES_NAME, Sources
+from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
-from longrun.formats.progress import show_progress
+from longrun.formats.processes import available_cores
+from longrun.formats.progress import Progress, format_count, show_progress
+from longrun.formats.spans import RawPiece
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
     find_stop,
     read_tokenizer_config,
-    save_tokenizer,
     special_tokens,
 )
 from longrun.formats.tokens import ExactTokenizer
 
-TOKENIZER = "tokenizer"
-STATS_NAME = "stats.json"
+_MAIN_MB, _WORKER_MB = 250, 350
+"""Memory of the process that hands out parts, and of a worker on records of ordinary size."""
 _SAMPLED_PARTS = 16
 _SAMPLED_DOCUMENTS = 64
-_SAMPLED_CHARS = 300_000
+_SAMPLED_BYTES = 300_000
 """Text of the start-up comparison of tokenizers; the slow one takes about a second per MB."""
 log = logging.getLogger(__name__)
 
@@ -58,7 +68,8 @@ def run(config: PrepareConfig) -> Manifest:
             failed on its records is taken away: mended records are other input.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    parts = cut_parts(list_files(config.data), config.part_bytes)
+    every = cut_parts(list_files(config.data), config.part_bytes)
+    parts = _mine(every, config.part)
     conversation = load_conversation(config)
     tokenizer = ExactTokenizer(config.tokenizer, conversation.stop)
     with open_stage("prepare", config) as stage:
@@ -66,8 +77,8 @@ def run(config: PrepareConfig) -> Manifest:
             return stage.finished
         composer = Composer(config, conversation, tokenizer)
         try:
-            _prepare_parts(stage.folder, parts, composer, config.num_workers)
-            return _finish(stage, parts, composer)
+            _prepare_parts(stage.folder, parts, every, composer)
+            return _finish(stage, PartIndex.of(every, conversation.prompts), parts, composer)
         except InputError:
             _take_away(stage.folder)
             raise
@@ -91,25 +102,68 @@ def load_conversation(config: PrepareConfig) -> Conversation:
     )
 
 
-def _prepare_parts(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
+def share_memory(memory_mb: int, num_workers: int) -> tuple[int, int]:
+    """Return how many workers fit into ``memory_mb`` and the bytes that each may hold.
+
+    ``num_workers`` is what was asked for, 0 for one per core.
+
+    >>> share_memory(2048, 2)
+    (2, 899000000)
+    """
+    for_workers = memory_mb - _MAIN_MB
+    count = max(1, min(num_workers or available_cores(), for_workers // _WORKER_MB))
+    return count, for_workers * 1_000_000 // count
+
+
+def _mine(parts: list[Part], share: str | None) -> list[Part]:
+    """Return the parts of the data that this machine prepares: every M-th, from the N-th on."""
+    if share is None:
+        return parts
+    number, num_parts = map(int, share.split("/"))
+    return parts[number - 1 :: num_parts]
+
+
+def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer: Composer) -> None:
+    config = composer.config
     for name in (PARTS, TRAIN, VALIDATION):
         (folder / name).mkdir(exist_ok=True)
-    missing = [part for part in parts if not _tally_path(folder, part).exists()]
+    missing = [part for part in parts if not tally_path(folder, part.name).exists()]
     if not missing:
         return
+    num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
+    _find_duplicates(folder / PARTS, every, composer, num_workers)
     tokenizer = composer.tokenizer
-    fast = choose_engine(tokenizer, _sample(folder, parts, composer))
-    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths())
+    fast = choose_engine(tokenizer, _sample(folder, every, composer))
+    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths(), most_bytes)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
     with show_progress("prepare", total, "bytes", done) as progress:
-        run_tasks(PrepareJob(folder, composer, encoder), missing, num_workers, progress.advance)
+        job = PrepareJob(folder, composer, encoder)
+        run_tasks(job, missing, num_workers, partial(_advance, progress, Counter()))
+
+
+def _advance(progress: Progress, seen: Counter[str], read: Read) -> None:
+    """Show bytes and records a second; ``seen`` counts the records of this run, in place."""
+    seen["records"] += read.records
+    rate = seen["records"] / max(time.monotonic() - progress.began, 1e-9)
+    progress.advance(read.num_bytes, f"{format_count(rate)} records/s")
+
+
+def _find_duplicates(folder: Path, parts: list[Part], composer: Composer, num_workers: int) -> None:
+    by = composer.filters.duplicates_by
+    if by is None:
+        return
+    missing = [part for part in parts if not keys_path(folder, part).exists()]
+    total = sum(part.num_bytes for part in missing)
+    with show_progress("prepare: duplicates", total, "bytes") as progress:
+        run_tasks(KeyJob(folder, by), missing, num_workers, progress.advance)
+    mark_repeats(folder, parts)
 
 
 def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
     """Return some documents from all over the data."""
     sample: list[Draft] = []
-    chars = 0
+    left = _SAMPLED_BYTES
     reader = PartWorker(folder, composer, Encoder(composer.tokenizer, False, None))
     chosen = parts[:: -(-len(parts) // _SAMPLED_PARTS)]
     for part in chosen:
@@ -119,72 +173,51 @@ def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
             except InputError:
                 continue  # named by the worker that comes to this line
         for draft in found:
-            chars += sum(len(piece) for run in draft.runs for _, piece in run)
-            if chars <= _SAMPLED_CHARS:
-                sample.append(draft)
+            if left > 0:
+                sample.append(_beginning(draft, left))
+                left -= sum(len(piece) for run in sample[-1].runs for _, piece in run)
     return sample
 
 
-def _finish(stage: Stage, parts: list[Part], composer: Composer) -> Manifest:
-    """Add up what the parts counted and write what belongs to all of them."""
+def _beginning(draft: Draft, most_bytes: int) -> Draft:
+    """Return ``draft`` without what stands after ``most_bytes`` of its response."""
+    runs: list[list[RawPiece]] = []
+    left = most_bytes
+    for run in draft.runs:
+        runs.append([])
+        for kind, piece in run:
+            runs[-1].append((kind, piece[:left].decode(errors="ignore").encode()))
+            left = max(0, left - len(piece))
+    return draft._replace(runs=runs)
+
+
+def _finish(stage: Stage, index: PartIndex, parts: list[Part], composer: Composer) -> Manifest:
+    """Write what belongs to all parts; for some of the parts, what ``merge`` needs to do so."""
     folder = stage.folder
-    total = Tally()
-    first_lines: dict[str, int] = {}
-    lines: dict[int, int] = {}
-    for part in parts:
-        first_lines[part.name] = lines.get(part.file.number, 0)
-        tally = Tally.load(_tally_path(folder, part))
-        lines[part.file.number] = first_lines[part.name] + tally.lines
-        total.add(tally)
-    _refuse_nothing(total)
-    conversation = replace(
-        composer.conversation, code=total.learn_wording(composer.conversation.code)
-    )
+    remove_marks(folder / PARTS)
+    index.save(folder)
+    conversation = composer.conversation
+    tokenizer = composer.tokenizer.folder
+    if composer.config.part is None:
+        return finish_documents(stage, index, conversation, tokenizer)
     conversation.save(folder)
-    if not (folder / TOKENIZER).exists():
-        with atomic_folder(folder / TOKENIZER) as aside:
-            save_tokenizer(composer.tokenizer.folder, aside, conversation)
-    paths = {part.file.number: str(part.file.path) for part in parts}
-    sources = Sources(list(paths.values()), list(conversation.prompts), first_lines)
-    write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
-    write_text(folder / STATS_NAME, json.dumps(_stats(total), indent=2))
-    counts = {
-        "documents": total.documents.get(TRAIN, 0),
-        "tokens": total.tokens.get(TRAIN, 0),
-        "validation_documents": total.documents.get(VALIDATION, 0),
-        "validation_tokens": total.tokens.get(VALIDATION, 0),
-    }
-    return stage.finish(counts=counts, ledger=total.ledger)
-
-
-def _stats(total: Tally) -> dict[str, object]:
-    """Return ``stats.json``: what a page about the data shows."""
-    stats: dict[str, object] = msgspec.to_builtins(total)
-    stats["lengths"] = {
-        mode: {"edges": LENGTH_EDGES, "counts": counts}
-        for mode, counts in sorted(total.lengths.items())
-    }
-    return stats
-
-
-def _refuse_nothing(total: Tally) -> None:
-    if total.documents.get(TRAIN, 0):
-        return
-    dropped = ", ".join(f"{count} {reason}" for reason, count in total.ledger.dropped.items())
-    held_out = total.documents.get(VALIDATION, 0)
-    raise InputError(
-        f"prepare: no record of {total.ledger.records_in} is left for training"
-        f" ({dropped or 'none dropped'}; {held_out} held out); loosen filters or validation_share"
-    )
+    copy_tokenizer(tokenizer, folder, conversation)
+    total = Tally()
+    for part in parts:
+        total.add(Tally.load(tally_path(folder, part.name)))
+    return finish_figures(stage, total)
 
 
 def _take_away(folder: Path) -> None:
     """Remove the output of a run whose records were refused, so that it can start afresh."""
     for name in (PARTS, TRAIN, VALIDATION, TOKENIZER):
         rmtree(folder / name, ignore_errors=True)
-    for name in (SOURCES_NAME, CONVERSATION_NAME, STATS_NAME, CONFIG_NAME, STARTED_NAME):
+    for name in (
+        SOURCES_NAME,
+        CONVERSATION_NAME,
+        STATS_NAME,
+        CHECKSUMS_NAME,
+        CONFIG_NAME,
+        STARTED_NAME,
+    ):
         (folder / name).unlink(missing_ok=True)
-
-
-def _tally_path(folder: Path, part: Part) -> Path:
-    return folder / PARTS / f"{part.name}.json"

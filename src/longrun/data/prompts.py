@@ -1,22 +1,33 @@
-"""Prompt texts and chat templates by name: built-in ones and the user's own files.
+r"""Prompt texts and chat templates by name: built-in ones and the user's own files.
 
 A prompt file is YAML with ``user`` and optionally ``system``, both ``str.format`` texts over the
-columns of a record. The built-in ones lie in ``prompts/``.
+columns of a record. The built-in ones lie in ``prompts/``. Worked examples come first where
+``user`` has ``{examples}``::
+
+    user: "{examples}Solve: {problem}"
+    few_shot_examples:
+      template: "Problem: {problem}\nSolution: {solution}\n\n"
+      prefix: "Here are some examples.\n\n"
+      examples: [{problem: 1 + 1, solution: "2"}]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import longrun.formats
 from longrun.config.base import nearest
-from longrun.config.stages import Mode, is_prompt_file
+from longrun.config.values import Mode, is_prompt_file
 from longrun.errors import InputError
 from longrun.formats.conversation import Prompt
 from longrun.formats.tokenizer_folder import own_chat_template
 
 _PROMPTS = Path(__file__).parent / "prompts"
+_KEYS = ("user", "system")
+_FEW_SHOT = ("template", "prefix", "suffix")
+Examples = Sequence[Mapping[str, Any]]
 _TEMPLATES = Path(longrun.formats.__file__).parent / "templates"
 OWN_TEMPLATE = "tokenizer"
 """The name that stands for the template which the tokenizer itself carries."""
@@ -51,8 +62,8 @@ def load_prompts(names: Mapping[Mode, str]) -> dict[str, Prompt]:
     return {str(mode): load_prompt(prompt_path(name)) for mode, name in names.items()}
 
 
-def load_prompt(path: Path) -> Prompt:
-    """Read one prompt file.
+def load_prompt(path: Path, examples: Examples | None = None) -> Prompt:
+    """Read one prompt file; ``examples`` stand in for those it names.
 
     Raises:
         InputError: it is not YAML, has an unknown key, no ``user``, or an unusable placeholder.
@@ -61,21 +72,52 @@ def load_prompt(path: Path) -> Prompt:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError.at(path, None, f"is not valid YAML ({error})") from None
-    if not isinstance(content, dict) or "user" not in content:
-        raise InputError.at(path, None, "a prompt needs the key user, a text with placeholders")
-    for key, value in content.items():
-        if key not in ("user", "system"):
-            raise InputError.at(
-                path, None, f"unknown key {key}; {nearest(str(key), ['user', 'system'])}"
-            )
-        if not isinstance(value, str):
-            raise InputError.at(path, None, f"{key} must be text, not {type(value).__name__}")
-    prompt = Prompt(system=content.get("system", ""), user=content["user"])
+    return read_prompt(content, str(path), examples)
+
+
+def read_prompt(content: Any, where: str, examples: Examples | None = None) -> Prompt:
+    """Check the content of a prompt file and put its examples into it; see ``load_prompt``."""
+    if not isinstance(content, Mapping) or "user" not in content:
+        raise InputError(f"{where}: a prompt needs the key user, a text with placeholders")
+    few_shot = content.get("few_shot_examples", {})
+    _check_texts({key: content[key] for key in content if key != "few_shot_examples"}, _KEYS, where)
+    user = content["user"]
+    if examples is not None or few_shot:
+        user = user.replace("{examples}", _render_examples(few_shot, examples, where))
+    prompt = Prompt(system=content.get("system", ""), user=user)
     try:
         prompt.fields()
     except InputError as error:
-        raise InputError.at(path, None, str(error)) from None
+        raise InputError(f"{where}: {error}") from None
     return prompt
+
+
+def _render_examples(few_shot: Any, examples: Examples | None, where: str) -> str:
+    """Return the block of worked examples as part of a ``str.format`` text: braces doubled."""
+    place = f"{where}: few_shot_examples"
+    if not isinstance(few_shot, Mapping) or "template" not in few_shot:
+        raise InputError(f"{place} needs the key template, a text with placeholders")
+    _check_texts({key: few_shot[key] for key in few_shot if key != "examples"}, _FEW_SHOT, place)
+    chosen = few_shot.get("examples", []) if examples is None else examples
+    if not isinstance(chosen, Sequence) or not all(isinstance(one, Mapping) for one in chosen):
+        raise InputError(f"{place}: examples must be a list of records")
+    if not chosen:
+        return ""
+    template = Prompt(system="", user=few_shot["template"])
+    try:
+        shown = [template.fill(one)[1] for one in chosen]
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    text = "".join([few_shot.get("prefix", ""), *shown, few_shot.get("suffix", "")])
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _check_texts(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key}; {nearest(str(key), list(known))}")
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {key} must be text, not {type(value).__name__}")
 
 
 def _file_named(name: str, folder: Path, suffix: str, setting: str) -> Path:

@@ -3,6 +3,7 @@
 A shard without documents leaves no file behind. See ``longrun.formats.documents`` for the files.
 """
 
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,9 @@ class ShardWriter:
         self._kinds: list[npt.NDArray[np.int8]] = []
         self._spans: list[npt.NDArray[np.int64]] = []
         self._lineage: list[Lineage] = []
+        self._checksum = 0
+        self.checksums: dict[str, int] = {}
+        """File, as ``train/00000.bin`` -> CRC-32; filled when the shard is complete."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +68,7 @@ class ShardWriter:
         for begin, end in _stretches(chosen):
             tokens = batch.tokens[batch.first_tokens[begin] : batch.first_tokens[end]]
             self._file.write(tokens.data)
+            self._checksum = zlib.crc32(tokens.data, self._checksum)
 
     def _write_index(self) -> None:
         spans = np.concatenate(self._spans)
@@ -74,6 +79,11 @@ class ShardWriter:
             lineage=np.array(self._lineage, LINEAGE),
         )
         write_index(self._folder, self._name, content)
+        split = self._folder.name
+        self.checksums[f"{split}/{self._name}.bin"] = self._checksum
+        for suffix in ("lineage.npy", "idx"):
+            path = self._folder / f"{self._name}.{suffix}"
+            self.checksums[f"{split}/{path.name}"] = zlib.crc32(path.read_bytes())
 
 
 def _stretches(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -8,12 +8,14 @@ so one big file is shared by all workers; a line belongs to the part in which it
     parts   0 .......... | 1 .......... | 2 ...     part_bytes = 14
     lines   a              b c            d
 
-Compressed JSONL and Parquet are one part per file. Nothing here knows what a record means.
+Compressed JSONL, Parquet and Arrow are one part per file; a folder that ``datasets`` saved stands
+for its Arrow files. Nothing here knows what a record means.
 """
 
 import io
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +31,9 @@ from longrun.errors import InputError
 _PLAIN = (".jsonl", ".ndjson", ".json")
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _PARQUET = ".parquet"
+_ARROW = ".arrow"
+_ARROW_FILE_MAGIC = b"ARROW1"
+_DATASET_STATE, _DATASET_SPLITS = "state.json", "dataset_dict.json"
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 256
 
@@ -93,7 +98,7 @@ def list_files(data: Sequence[DataSource]) -> list[SourceFile]:
         paths = expand(source.path)
         if not paths:
             raise InputError(f"{setting}.path {source.path}: matches no file")
-        for path in paths:
+        for path in (file for named in paths for file in _files_of(named)):
             _check_file(path, setting)
             files.append(SourceFile(path, len(files), source.columns, setting))
     return files
@@ -117,8 +122,8 @@ def read_part(part: Part, report: Report) -> Records:
         InputError: a line is not a JSON object in UTF-8, or the file is damaged. The message has
             the line of the file, counted from 1.
     """
-    if part.file.path.suffix == _PARQUET:
-        yield from _read_parquet(part, report)
+    if part.file.path.suffix in (_PARQUET, _ARROW):
+        yield from _read_tables(part, report)
         return
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     with closing(_read_lines(part, report)) as lines:
@@ -170,7 +175,24 @@ def _names(record: Mapping[str, Any]) -> str:
     return ", ".join(record) or "no column"
 
 
+def _files_of(path: Path) -> list[Path]:
+    """Return the Arrow files of a folder that ``datasets`` saved, in its order; else ``path``."""
+    state = path / _DATASET_STATE
+    if not state.is_file():
+        return [path]
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        return [path / file["filename"] for file in content["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError.at(state, None, f"is damaged ({error}); save the data set again") from None
+
+
 def _check_file(path: Path, setting: str) -> None:
+    if (path / _DATASET_SPLITS).is_file():
+        splits = sorted(inside.parent.name for inside in path.glob(f"*/{_DATASET_STATE}"))
+        raise InputError.at(
+            path, None, f"{setting}.path holds the splits {', '.join(splits)}; name one of them"
+        )
     if path.is_dir():
         raise InputError.at(
             path, None, f"{setting}.path names a folder; name its files, as in {path}/*.jsonl"
@@ -178,9 +200,11 @@ def _check_file(path: Path, setting: str) -> None:
     if not path.is_file():
         raise InputError.at(path, None, f"{setting}.path: there is no such file")
     inner = Path(path.stem).suffix if path.suffix in _COMPRESSION else path.suffix
-    if inner not in _PLAIN and not (inner == _PARQUET and inner == path.suffix):
+    if inner not in _PLAIN and not (inner in (_PARQUET, _ARROW) and inner == path.suffix):
         raise InputError.at(
-            path, None, f"{setting}.path: must end in .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+            path,
+            None,
+            f"{setting}.path: must end in .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow",
         )
     if path.stat().st_size == 0:
         raise InputError.at(path, None, f"{setting}.path: is empty; take it out or fill it")
@@ -217,19 +241,38 @@ def _lines_between(file: IO[bytes], part: Part, report: Report) -> Iterator[byte
     report(part.end - told)
 
 
-def _read_parquet(part: Part, report: Report) -> Records:
+def _read_tables(part: Part, report: Report) -> Records:
     path = part.file.path
     told, rows = 0, 0
     try:
-        with pq.ParquetFile(path) as table:
-            total = max(table.metadata.num_rows, 1)
-            for batch in table.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
-                yield from batch.to_pylist()
+        with ExitStack() as stack:
+            total, batches = _open_table(path, stack)
+            for batch in batches:
+                for begin in range(0, len(batch), _ROWS_AT_A_TIME):
+                    yield from batch.slice(begin, _ROWS_AT_A_TIME).to_pylist()
                 rows += len(batch)
                 report(part.num_bytes * rows // total - told)
                 told = part.num_bytes * rows // total
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise InputError.at(path, None, f"cannot be read ({error}); fetch it again") from None
+
+
+def _open_table(path: Path, stack: ExitStack) -> tuple[int, Iterator[pa.RecordBatch]]:
+    """Return the number of rows and the batches of a Parquet or Arrow file."""
+    if path.suffix == _PARQUET:
+        table = stack.enter_context(pq.ParquetFile(path))
+        batches = table.iter_batches(_ROWS_AT_A_TIME, use_threads=False)
+        return max(table.metadata.num_rows, 1), batches
+    with open(path, "rb") as file:
+        is_file = file.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
+    source = stack.enter_context(pa.memory_map(str(path)))
+    if is_file:
+        reader = pa.ipc.open_file(source)
+        every = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    else:
+        every = list(pa.ipc.open_stream(source))
+    # Views into the mapped file: nothing was read but the layout.
+    return max(sum(map(len, every)), 1), iter(every)
 
 
 def _count_lines(file: IO[bytes], end: int) -> int:

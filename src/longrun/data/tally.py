@@ -25,6 +25,8 @@ from longrun.formats.spans import SpanKind
 _BUDGET = re.compile(BUDGET_PATTERN)
 LENGTH_EDGES: tuple[int, ...] = (0, *(round(2 ** (step / 8)) for step in range(32, 169)))
 """Bins of document lengths in tokens: eight to an octave from 16 to 2 million."""
+_HISTOGRAM_EDGES = (*LENGTH_EDGES[:-1], np.inf)
+"""The last bin also takes whatever is longer."""
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -44,6 +46,8 @@ class Tally(msgspec.Struct, kw_only=True):
     remaining_notices: dict[str, int] = {}
     """Wording of the notice of remaining executions in training records -> how often."""
     exhausted_notices: dict[str, int] = {}
+    checksums: dict[str, int] = {}
+    """File of the shards, as ``train/00000.bin`` -> CRC-32 of its bytes."""
     examples: dict[str, str] = {}
     """Reason of the ledger -> ``file:line`` of the first record dropped for it."""
 
@@ -58,17 +62,23 @@ class Tally(msgspec.Struct, kw_only=True):
     ) -> None:
         """Count the documents ``kept`` [D] of ``batch``, which was made from ``drafts``."""
         lengths = np.diff(batch.first_tokens)
-        bins = np.searchsorted(LENGTH_EDGES, lengths, side="right") - 1
-        for position in np.flatnonzero(kept).tolist():
-            draft, tokens = drafts[position], int(lengths[position])
-            split = VALIDATION if draft.held_out else TRAIN
-            self.ledger.keep(tokens=tokens)
-            _add(self.documents, {split: 1})
-            _add(self.tokens, {split: tokens})
-            counts = self.lengths.setdefault(draft.mode, [0] * (len(LENGTH_EDGES) - 1))
-            counts[min(int(bins[position]), len(counts) - 1)] += 1
-            if not draft.held_out:
-                self._count_notices(draft)
+        held_out = np.array([draft.held_out for draft in drafts], np.bool_)
+        modes = np.array([draft.mode for draft in drafts])
+        for split, chosen in ((TRAIN, kept & ~held_out), (VALIDATION, kept & held_out)):
+            count, tokens = int(chosen.sum()), int(lengths[chosen].sum())
+            if count:
+                self.ledger.keep(count, tokens=tokens)
+                _add(self.documents, {split: count})
+                _add(self.tokens, {split: tokens})
+        for mode in np.unique(modes[kept]).tolist():
+            found = np.histogram(lengths[kept & (modes == mode)], _HISTOGRAM_EDGES)[0]
+            counts = self.lengths.get(mode, [0] * len(found))
+            self.lengths[mode] = [
+                one + two for one, two in zip(counts, found.tolist(), strict=True)
+            ]
+        for position in np.flatnonzero(kept & ~held_out).tolist():
+            if len(drafts[position].runs) > 1:
+                self._count_notices(drafts[position])
         in_spans = np.repeat(kept, np.diff(batch.first_spans))
         totals = np.bincount(
             batch.span_kinds[in_spans], batch.span_lengths[in_spans], len(SpanKind)
@@ -91,6 +101,7 @@ class Tally(msgspec.Struct, kw_only=True):
         for mode, counts in other.lengths.items():
             mine = self.lengths.get(mode, [0] * len(counts))
             self.lengths[mode] = [one + two for one, two in zip(mine, counts, strict=True)]
+        self.checksums |= other.checksums
         self.examples = other.examples | self.examples
 
     def save(self, path: Path) -> None:
@@ -123,7 +134,7 @@ class Tally(msgspec.Struct, kw_only=True):
             for kind, text in run:
                 if kind != SpanKind.NOTICE:
                     continue
-                wording = text.partition("\n")[2].rpartition("\n```")[0]
+                wording = text.decode().partition("\n")[2].rpartition("\n```")[0]
                 number = _BUDGET.search(wording)
                 if number is None:
                     _add(self.exhausted_notices, {wording: 1})

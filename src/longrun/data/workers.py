@@ -23,7 +23,8 @@ from longrun.formats.processes import available_cores, die_with_parent
 TaskT = TypeVar("TaskT")
 TaskT_contra = TypeVar("TaskT_contra", contravariant=True)
 
-Report = Callable[[int], None]
+Report = Callable[[Any], None]
+"""Called with an amount of work done, whatever the task counts it in."""
 
 
 class Job(Protocol[TaskT_contra]):

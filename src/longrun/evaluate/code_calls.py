@@ -13,6 +13,8 @@ so later blocks see the variables of earlier ones and nothing is run twice.
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from longrun.evaluate.sandbox import Execution, Sandbox, Session
@@ -69,9 +71,13 @@ class CodeCalls:
         self._tag = style.end.rstrip("\n")
         self._may_end: dict[int, bool] = {}
         self._sessions: dict[tuple[str, int], Session] = {}
+        self._running: dict[Future[Execution], Solution] = {}
+        self._answered: list[Solution] = []
 
     def ends_segment(self, solution: Solution) -> bool:
         """Say whether the last token of ``solution`` completed a call; cheap for most tokens."""
+        if solution.problem.mode != "tir":
+            return False
         token = solution.tokens[-1]
         if token not in self._may_end:
             self._may_end[token] = self._tag[-1] in self._decode([token])
@@ -82,27 +88,48 @@ class CodeCalls:
             return False
         return find_call(self._decode(solution.segment), self._style) is not None
 
-    def answer(self, solutions: Sequence[Solution]) -> None:
-        """Run the call that ends each segment and append its output and notice."""
-        calling = [solution for solution in solutions if self._may_call(solution)]
-        blocks = [(self._session(entry), self._call_of(entry).code) for entry in calling]
-        executions = self._sandbox.run_all(blocks)
-        for solution, execution in zip(calling, executions, strict=True):
-            self._append(solution, execution)
-        for solution in solutions:
-            if solution.finish is not None:
-                self.close(solution)
+    def begin(self, solution: Solution) -> None:
+        """Start the call that ends the segment; ``collect`` gives the solution back.
+
+        A solution with nothing left of its budget is finished at once.
+        """
+        if solution.calls_left == 0:
+            solution.finish = "budget"
+            self._answered.append(solution)
+            return
+        code = self._call_of(solution).code
+        self._running[self._sandbox.submit(self._session(solution), code)] = solution
+
+    @property
+    def running(self) -> set[Future[Execution]]:
+        """Return the calls that run."""
+        return set(self._running)
+
+    @property
+    def has_answers(self) -> bool:
+        """Say whether ``collect`` has something at once, without any call having ended."""
+        return bool(self._answered)
+
+    def collect(self, *, wait: bool) -> list[Solution]:
+        """Return the solutions whose calls have ended, with output and notice appended.
+
+        With ``wait`` there is at least one, if any call was begun.
+        """
+        if self._running:
+            patience = None if wait and not self._answered else 0
+            done, _ = futures.wait(self._running, patience, futures.FIRST_COMPLETED)
+            for future in done:
+                solution = self._running.pop(future)
+                self._append(solution, future.result())
+                self._answered.append(solution)
+        answered, self._answered = self._answered, []
+        return answered
 
     def close(self, solution: Solution) -> None:
         """End the session of a finished solution."""
         session = self._sessions.pop((solution.problem.id, solution.sample), None)
         if session is not None:
             session.close()
-
-    def _may_call(self, solution: Solution) -> bool:
-        if solution.calls_left == 0:
-            solution.finish = "budget"
-        return solution.finish is None
 
     def _session(self, solution: Solution) -> Session:
         key = (solution.problem.id, solution.sample)

@@ -1,151 +1,254 @@
-"""Let a Hugging Face model continue many solutions at once.
+"""Let a model continue many solutions at once: rows enter and leave while the others go on.
 
-Rows are padded on the left, share one key-value cache, and leave the batch the moment they end, so
-a step costs what the rows that still run cost. One call is one *round*: every row runs to its stop
-token, its token bound or the end of a code call. After the calls are answered the rows that go on
-are read anew in the next round; reading is cheap beside writing. Nothing here depends on time, so
-the same rows in the same batch give the same tokens.
+A step feeds one token of every row that writes and the unread tokens of rows that enter, and
+chooses the next token of each. A row that ends makes room for the next in the same moment. A row
+that ends a code call takes its keys and values out, waits for the output, and enters again with
+only the output unread; the others do not wait for it. Samples of one problem share the reading of
+its prompt.
 
-Shapes: B rows, T tokens so far in the longest row, Q tokens read in this step, V vocabulary.
+What shares a step depends on time where code is run. Where ``CachedModel.is_independent`` holds,
+which is checked and logged, that changes no bit of any solution: it depends on the model, the
+problem, the sample number and the seed alone. Where it does not hold (GPUs choose other kernels
+for other sizes), the same is true up to rounding: a tie within rounding may fall the other way.
+
+Shapes: P rows that get a next token, V vocabulary.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.utils import logging as transformers_logging
 
-from longrun.config.stages import GenerateConfig
-from longrun.errors import InputError
+from longrun.config.evaluation import GenerateConfig
+from longrun.evaluate.cached_model import CachedModel, read_stop_ids
+from longrun.evaluate.code_calls import CodeCalls
+from longrun.evaluate.key_values import Table, room_for
 from longrun.evaluate.sampling import choose_by_chance, choose_greedy
-from longrun.evaluate.solutions import Solution
+from longrun.evaluate.solutions import Failure, Solution
 
+_READ_TOKENS = 2048
+"""Unread tokens taken into one step; a longer text is read without others."""
+_SHARED_TOKENS = 4096
+"""Of prompts whose keys and values are kept for further samples."""
 log = logging.getLogger(__name__)
 
 
-class BatchDecoder:
+@dataclass(slots=True)
+class _Row:
+    """A solution in the batch, and what is kept of it while it is in no table."""
+
+    solution: Solution
+    kept: Tensor | None = None
+    """Keys and values of the tokens in ``known``, [L, 2, K, n, D]."""
+    known: list[int] = field(default_factory=list)
+    logits: Tensor | None = None
+    """[V] of the next token, where an equal prompt has been read already."""
+
+    def unread(self) -> list[int]:
+        """Return the tokens to read; forget what is kept of tokens that have been replaced."""
+        text = self.solution.text
+        same = 0
+        most = min(len(self.known), len(text) - 1)
+        if text[:most] == self.known[:most]:
+            same = most
+        while same < most and text[same] == self.known[same]:
+            same += 1
+        if self.kept is not None:
+            self.kept, self.known = self.kept[..., :same, :], text[:same]
+        return text[same:]
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """A table and the rows in it, place by place."""
+
+    table: Table
+    rows: list[_Row] = field(default_factory=list)
+
+    def take_out(self, place: int, *, keep: bool) -> _Row:
+        """Free a room; with ``keep`` the row takes its keys and values along."""
+        row = self.rows[place]
+        if keep:
+            row.kept = self.table.copy(place)
+            row.known = row.solution.text[: self.table.lengths[place]]
+        self.table.remove(place)
+        self.rows[place] = self.rows[-1]
+        self.rows.pop()
+        return row
+
+
+class ContinuousDecoder:
     """A model in memory, ready to write."""
 
+    failures: Sequence[Failure] = ()
+    """A model in memory gives every solution."""
+
     def __init__(self, folder: Path, config: GenerateConfig, stop_id: int) -> None:
-        """Load the model at ``folder``: on the GPU in its own type, on the CPU in float32.
+        """Load the model at ``folder`` and check whether its rows are independent.
 
         Raises:
-            InputError: the folder holds no model that transformers can load.
+            InputError: the folder holds no model of a family that Longrun knows.
         """
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _load(folder, self._device)
-        self._temperature = config.temperature
-        self._top_p = config.top_p
-        own = self._model.generation_config.eos_token_id
-        ends = own if isinstance(own, list) else [] if own is None else [own]
-        self.stop_ids = frozenset({stop_id, *ends})
+        self._model = CachedModel(folder)
+        self._config = config
+        self._shelves: dict[int, _Shelf] = {}
+        self._prompts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        """Prompts that were read -> keys and values, and logits of the next token."""
+        self.stop_ids = frozenset({stop_id}) | read_stop_ids(folder)
         """The conversation's stop token and what the model itself calls an end."""
-        self.max_positions: int = self._model.config.max_position_embeddings
+        if self._model.is_independent():
+            log.info("generate: a row's bits do not depend on the batch (checked on this model)")
+        else:
+            log.warning(
+                "generate: on this device rounding depends on the batch: after a kill or with"
+                " another batch_size, a choice between equally likely tokens may fall otherwise"
+            )
 
     @torch.inference_mode()
-    def write(self, solutions: Sequence[Solution], stops: Callable[[Solution], bool]) -> None:
-        """Continue each solution in place until it finishes or ``stops`` says so.
+    def write(
+        self, waiting: Iterator[Solution], calls: CodeCalls | None = None
+    ) -> Iterator[Solution]:
+        """Yield every solution when it has finished, in the order in which they finish.
 
-        ``stops`` is asked after every token that does not finish the solution.
+        ``waiting`` is asked for the next when there is room. ``calls`` must be given when there
+        are solutions in mode ``tir``.
         """
-        batch = _Batch(solutions, DynamicCache(config=self._model.config), self._device)
-        while batch.rows:
-            logits_BV = self._model(
-                input_ids=batch.tokens_BQ,
-                attention_mask=batch.attention,
-                position_ids=batch.positions_BQ,
-                past_key_values=batch.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            chosen_B = self._choose(logits_BV, batch.rows)
-            going = [
-                index
-                for index, token in enumerate(chosen_B.tolist())
-                if self._goes_on(batch.rows[index], token, stops)
-            ]
-            batch.advance(chosen_B, going)
-
-    def _choose(self, logits_BV: Tensor, rows: Sequence[Solution]) -> Tensor:
-        if self._temperature == 0.0:
-            return choose_greedy(logits_BV)
-        uniforms_B = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)
-        return choose_by_chance(
-            logits_BV,
-            uniforms_B.to(self._device),
-            temperature=self._temperature,
-            top_p=self._top_p,
-        )
-
-    def _goes_on(self, row: Solution, token: int, stops: Callable[[Solution], bool]) -> bool:
-        row.tokens.append(token)
-        if token in self.stop_ids:
-            row.finish = "stop"
-        elif len(row.tokens) >= row.most_tokens:
-            row.finish = "length"
-        return row.finish is None and not stops(row)
-
-
-class _Batch:
-    """The rows that still run and what the model needs for their next step."""
-
-    def __init__(
-        self, solutions: Sequence[Solution], cache: DynamicCache, device: torch.device
-    ) -> None:
-        self.rows = list(solutions)
-        self.cache = cache
-        tokens_BT, mask_BT = _pad_left([row.prompt + row.tokens for row in self.rows])
-        self.tokens_BQ = tokens_BT.to(device)
-        """What to read next: the whole text at first (Q = T), then one token (Q = 1)."""
-        self._mask_BT = mask_BT.to(device)
-        self.positions_BQ = (self._mask_BT.cumsum(-1) - 1).clamp_(min=0)
-        self.attention = self._mask_BT
-
-    def advance(self, chosen_B: Tensor, going: Sequence[int]) -> None:
-        """Keep the rows whose indices are ``going`` and append their tokens."""
-        self.positions_BQ = self.positions_BQ[:, -1:] + 1
-        if len(going) < len(self.rows):
-            self.rows = [self.rows[index] for index in going]
-            if not going:
+        self._shelves.clear()
+        self._prompts.clear()
+        paused: dict[int, _Row] = {}
+        entering: list[_Row] = []
+        while True:
+            room = self._config.batch_size - self._num_writing() - len(entering) - len(paused)
+            entering += [_Row(solution) for solution in islice(waiting, max(room, 0))]
+            idle = not entering and not self._num_writing()
+            if idle and not paused:
                 return
-            kept_B = torch.tensor(going, device=chosen_B.device)
-            self.cache.batch_select_indices(kept_B)
-            chosen_B, self._mask_BT = chosen_B[kept_B], self._mask_BT[kept_B]
-            self.positions_BQ = self.positions_BQ[kept_B]
-        self.tokens_BQ = chosen_B[:, None]
-        seen_B1 = torch.ones_like(self.tokens_BQ, dtype=torch.bool)
-        self._mask_BT = torch.cat([self._mask_BT, seen_B1], -1)
-        # One query sees every real token: the finished mask saves transformers building it.
-        self.attention = self._mask_BT[:, None, None, :]
+            left: list[_Row] = []
+            if calls is not None and paused:
+                left += [paused.pop(id(one)) for one in calls.collect(wait=idle)]
+                entering += [row for row in left if row.solution.finish is None]
+            left = [row for row in left if row.solution.finish is not None]
+            if entering or self._num_writing():
+                left += self._step(entering, calls)
+            for row in left:
+                if row.solution.finish is None and calls is not None:
+                    calls.begin(row.solution)
+                    paused[id(row.solution)] = row
+                else:
+                    yield row.solution
 
+    def _num_writing(self) -> int:
+        return sum(len(shelf.rows) for shelf in self._shelves.values())
 
-def _pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return tokens int64 [B, T] and whether each is real, bool [B, T]; the last column is."""
-    longest = max(map(len, rows))
-    tokens_BT = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        tokens_BT[index, longest - len(row) :] = torch.tensor(row)
-        mask_BT[index, longest - len(row) :] = True
-    return tokens_BT, mask_BT
+    def _step(self, entering: list[_Row], calls: CodeCalls | None) -> list[_Row]:
+        """Write one token of every row; return the rows that left, finished or with a call.
 
-
-def _load(folder: Path, device: torch.device) -> Any:
-    transformers_logging.disable_progress_bar()
-    dtype = "auto" if device.type == "cuda" else torch.float32
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
+        Rows that enter are removed from ``entering``.
+        """
+        readers, ready = self._choose_readers(entering)
+        shelves = [shelf for shelf in self._shelves.values() if shelf.rows]
+        texts = [row.unread() for row in readers]
+        logits_PV, kept = self._model.step(
+            [(one.table, [row.solution.tokens[-1] for row in one.rows]) for one in shelves],
+            [(row.kept, unread) for row, unread in zip(readers, texts, strict=True)],
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError.at(folder, None, f"is not a model that can be loaded ({error})") from None
-    return model.to(device).eval()
+        for row, tensor in zip(readers, kept, strict=True):
+            row.kept = tensor
+        self._share(readers, logits_PV[len(logits_PV) - len(readers) :])
+        rows = [*(row for shelf in shelves for row in shelf.rows), *readers, *ready]
+        waiting = [row.logits for row in ready if row.logits is not None]
+        logits_PV = torch.cat([logits_PV, torch.stack(waiting)]) if waiting else logits_PV
+        chosen = self._choose(logits_PV, rows)
+        going = {
+            id(row): self._goes_on(row.solution, token, calls)
+            for row, token in zip(rows, chosen, strict=True)
+        }
+        return self._place(shelves, [*readers, *ready], going)
+
+    def _choose_readers(self, entering: list[_Row]) -> tuple[list[_Row], list[_Row]]:
+        """Take rows to be read in this step, and rows whose prompt has been read already."""
+        readers: list[_Row] = []
+        ready: list[_Row] = []
+        num_tokens, prompts, left = 0, set[tuple[int, ...]](), list[_Row]()
+        for row in entering:
+            fresh = tuple(row.solution.prompt) if row.kept is None else None
+            if fresh in self._prompts:
+                row.kept, row.logits = self._prompts[fresh]
+                ready.append(row)
+                continue
+            count = len(row.unread())
+            if (readers and num_tokens + count > _READ_TOKENS) or fresh in prompts:
+                left.append(row)
+                continue
+            num_tokens += count
+            readers.append(row)
+            if fresh is not None and self._config.samples > 1:
+                prompts.add(fresh)
+        entering[:] = left
+        return readers, ready
+
+    def _share(self, readers: Sequence[_Row], logits_PV: Tensor) -> None:
+        """Keep the prompts that were read for further samples, the oldest ones not for ever."""
+        if self._config.samples == 1:
+            return
+        for row, logits_V in zip(readers, logits_PV, strict=True):
+            if not row.solution.tokens and row.kept is not None:
+                self._prompts[tuple(row.solution.prompt)] = row.kept, logits_V
+        while len(self._prompts) > 1 and sum(map(len, self._prompts)) > _SHARED_TOKENS:
+            del self._prompts[next(iter(self._prompts))]
+
+    def _choose(self, logits_PV: Tensor, rows: Sequence[_Row]) -> list[int]:
+        if self._config.temperature == 0.0:
+            return choose_greedy(logits_PV).tolist()
+        uniforms_P = torch.tensor([row.solution.rng.random() for row in rows], dtype=torch.float64)
+        return choose_by_chance(
+            logits_PV,
+            uniforms_P.to(logits_PV.device),
+            temperature=self._config.temperature,
+            top_p=self._config.top_p,
+        ).tolist()
+
+    def _goes_on(self, solution: Solution, token: int, calls: CodeCalls | None) -> bool:
+        solution.tokens.append(token)
+        if token in self.stop_ids:
+            solution.finish = "stop"
+        elif len(solution.tokens) >= solution.most_tokens:
+            solution.finish = "length"
+        if solution.finish is not None:
+            return False
+        return calls is None or not calls.ends_segment(solution)
+
+    def _place(
+        self, shelves: Sequence[_Shelf], entered: Sequence[_Row], going: dict[int, bool]
+    ) -> list[_Row]:
+        """Take out the rows that leave and give the others a room for their next token."""
+        left: list[_Row] = []
+        moving: list[_Row] = []
+        for shelf in shelves:
+            for place in reversed(range(len(shelf.rows))):
+                row = shelf.rows[place]
+                if not going[id(row)]:
+                    left.append(shelf.take_out(place, keep=row.solution.finish is None))
+                elif shelf.table.lengths[place] == shelf.table.room:
+                    moving.append(shelf.take_out(place, keep=True))
+        for row in entered:
+            row.logits = None
+            row.known = row.solution.text[:-1]
+            (moving if going[id(row)] else left).append(row)
+        for row in moving:
+            self._give_room(row)
+        return left
+
+    def _give_room(self, row: _Row) -> None:
+        if row.kept is None:
+            raise AssertionError(f"{row.solution.problem.id}: enters a table unread")
+        room = room_for(row.kept.shape[-2] + 1)
+        if room not in self._shelves:
+            self._shelves[room] = _Shelf(self._model.new_table(room))
+        self._shelves[room].table.add(row.kept)
+        self._shelves[room].rows.append(row)
+        row.kept, row.known = None, []

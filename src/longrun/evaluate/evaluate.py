@@ -5,7 +5,6 @@ exists is complete and is not graded again after an interruption. It never loads
 """
 
 import itertools
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,17 +13,18 @@ from statistics import fmean
 
 import msgspec
 
-from longrun.config.stages import EvaluateConfig
-from longrun.errors import InputError
+from longrun.config.evaluation import EvaluateConfig
 from longrun.evaluate.answers import extract_answer
+from longrun.evaluate.chunks import find_predictions, read_joined
 from longrun.evaluate.grade import Grader, Judgement
-from longrun.evaluate.summarise import difference, summarise
+from longrun.evaluate.judge import Judge
+from longrun.evaluate.rewards import Key, read_rewards
+from longrun.evaluate.summarise import Rewards, difference, summarise, summarise_parts
 from longrun.evaluate.tables import summary_markdown
 from longrun.formats.atomic import write_text
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
-    MODELS_NAME,
     SUMMARY_NAME,
     DifferenceRow,
     Grade,
@@ -32,69 +32,43 @@ from longrun.formats.predictions import (
     Summary,
     SummaryRow,
     read_grades,
-    read_predictions,
     write_rows,
 )
-from longrun.formats.progress import show_progress
+from longrun.formats.progress import Progress, show_progress
 from longrun.formats.stage import open_stage
 
 MARKDOWN_NAME = "summary.md"
 _CHUNK = 256
 log = logging.getLogger(__name__)
-Files = dict[tuple[str, str], Path]
-"""(model label, benchmark) -> predictions file."""
+Grades = Mapping[Key, Sequence[Grade]]
 
 
 def run(config: EvaluateConfig) -> Manifest:
     """Grade every prediction and write the summary.
 
     Raises:
-        InputError: a folder is no finished output of ``generate``, a file is damaged, or two
-            folders hold the same label and benchmark.
+        InputError: a folder is no finished output of ``generate``, a file is damaged, two
+            folders hold the same label and benchmark, or rewards do not fit.
     """
     files = find_predictions(config.predictions)
     with open_stage("evaluate", config) as stage:
         if stage.finished is not None:
             return stage.finished
-        predictions = {key: read_predictions(path) for key, path in files.items()}
+        predictions = {key: read_joined(paths) for key, paths in files.items()}
         total = sum(map(len, predictions.values()))
-        grades: dict[tuple[str, str], list[Grade]] = {}
+        judge = None if config.judge is None else Judge(config.judge)
+        grades: dict[Key, list[Grade]] = {}
         with Grader() as grader, show_progress("evaluate", total, "solutions") as progress:
             for (label, benchmark), rows in predictions.items():
                 path = stage.folder / "grades" / label / f"{benchmark}.jsonl"
                 if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-                    graded = []
-                    for chunk in chunks:
-                        graded += grade_predictions(grader, chunk)
-                        progress.advance(len(chunk))
-                    write_rows(path, graded)
+                    _write_grades(path, (grader, judge), rows, progress)
                 grades[label, benchmark] = read_grades(path)
-            summary = _summarise(grader, grades)
+            summary = _summarise(grader, grades, read_rewards(config.rewards, grades))
         write_text(stage.folder / SUMMARY_NAME, _pretty(summary))
         write_text(stage.folder / MARKDOWN_NAME, summary_markdown(summary))
-        return stage.finish(counts=_count(grades), ledger=_balance(total, grades))
-
-
-def find_predictions(folders: Sequence[Path]) -> Files:
-    """Return every predictions file of the finished ``generate`` outputs, in the order asked for.
-
-    Raises:
-        InputError: a folder is not such an output, holds no predictions, or repeats another.
-    """
-    files: Files = {}
-    for folder in folders:
-        manifest = Manifest.read(folder, "generate")
-        labels = json.loads((folder / MODELS_NAME).read_text())
-        names = [benchmark["name"] for benchmark in manifest.settings["benchmarks"]]
-        for key in itertools.product(labels, names):
-            path = folder / key[0] / f"{key[1]}.jsonl"
-            if key in files:
-                problem = f"also in {files[key]}; give the models different labels"
-                raise InputError.at(path, None, problem)
-            files[key] = path
-    return files
+        counts = _count(grades) | ({} if judge is None else {"not_judged": judge.num_silent})
+        return stage.finish(counts=counts, ledger=_balance(total, grades))
 
 
 def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]:
@@ -110,14 +84,35 @@ def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]
     ]
 
 
-def mean_chance(grader: Grader, grades: Sequence[Grade]) -> float | None:
-    """Return the mean share of right candidates over selection problems; None without any."""
+def blind_chances(grader: Grader, grades: Sequence[Grade]) -> dict[str, float]:
+    """Return the share of right candidates of every problem that solutions were selected for.
+
+    Over all its rows; a problem without any candidate has chance 0.
+    """
     selections = {grade.id: grade for grade in grades if grade.mode == "genselect"}
-    shares = []
+    shares: dict[str, list[float]] = defaultdict(list)
     for grade in selections.values():
         pairs = [(grade.expected_answer, candidate) for candidate in grade.candidates]
-        shares.append(fmean(entry.verdict == "right" for entry in grader.grade(pairs)))
-    return fmean(shares) if shares else None
+        right = [entry.verdict == "right" for entry in grader.grade(pairs)]
+        shares[grade.unit].append(fmean(right) if right else 0.0)
+    return {unit: fmean(values) for unit, values in shares.items()}
+
+
+def _write_grades(
+    path: Path,
+    graders: tuple[Grader, Judge | None],
+    rows: Sequence[Prediction],
+    progress: Progress,
+) -> None:
+    grader, judge = graders
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graded: list[Grade] = []
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        grades = grade_predictions(grader, chunk)
+        graded += grades if judge is None else judge.review(grades)
+        progress.advance(len(chunk))
+    write_rows(path, graded)
 
 
 def _grade(row: Prediction, answer: str | None, judgement: Judgement) -> Grade:
@@ -130,13 +125,17 @@ def _grade(row: Prediction, answer: str | None, judgement: Judgement) -> Grade:
     )
 
 
-def _summarise(grader: Grader, grades: Mapping[tuple[str, str], Sequence[Grade]]) -> Summary:
+def _summarise(grader: Grader, grades: Grades, rewards: Mapping[Key, Rewards]) -> Summary:
     rows: list[SummaryRow] = []
+    parts: list[SummaryRow] = []
     models: dict[str, dict[str, Sequence[Grade]]] = defaultdict(dict)
     for (label, benchmark), entries in grades.items():
-        rows.append(summarise(label, benchmark, entries, mean_chance(grader, entries)))
+        chances = blind_chances(grader, entries)
+        known = rewards.get((label, benchmark))
+        rows.append(summarise(label, benchmark, entries, chances, known))
+        parts += summarise_parts(label, benchmark, entries, chances, known)
         models[benchmark][label] = entries
-    return Summary(rows=rows, differences=_differences(models))
+    return Summary(rows=rows, differences=_differences(models), parts=parts)
 
 
 def _differences(models: Mapping[str, Mapping[str, Sequence[Grade]]]) -> list[DifferenceRow]:
@@ -153,7 +152,7 @@ def _pretty(summary: Summary) -> str:
     return msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n"
 
 
-def _count(grades: Mapping[tuple[str, str], Sequence[Grade]]) -> dict[str, float]:
+def _count(grades: Grades) -> dict[str, float]:
     verdicts = [grade.verdict for entries in grades.values() for grade in entries]
     return {
         "graded": len(verdicts),
@@ -161,7 +160,7 @@ def _count(grades: Mapping[tuple[str, str], Sequence[Grade]]) -> dict[str, float
     }
 
 
-def _balance(total: int, grades: Mapping[tuple[str, str], Sequence[Grade]]) -> Ledger:
+def _balance(total: int, grades: Grades) -> Ledger:
     ledger = Ledger()
     ledger.take(total)
     for entries in grades.values():

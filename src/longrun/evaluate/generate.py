@@ -1,13 +1,13 @@
 """Stage ``generate``: sample solutions of benchmark problems from one or more models.
 
-For each model and benchmark, prompts are sorted by length into batches; a batch is written in
-rounds (see ``decoding``) with its code calls run between rounds (``code_calls``). Finished batches
-are appended to ``LABEL/BENCHMARK.unfinished`` and survive a kill; when all are there, the
-sorted predictions are put in place as ``LABEL/BENCHMARK.jsonl``. A run that was killed and started
-again writes the same bytes as one that was not, as long as code and machine are deterministic.
+For each model and benchmark the missing solutions are written continuously (see ``decoding``), with
+their code calls beside (``code_calls``). A finished solution is appended to
+``LABEL/BENCHMARK.unfinished`` at once and survives a kill; when all are there, the sorted
+predictions are put in place as ``LABEL/BENCHMARK.jsonl``.
 
-Greedy or sampled, a solution depends on the model, its problem, its sample number and the seed.
-Other problems in the batch change it only through rounding; so may another ``batch_size``.
+Greedy or sampled, a solution depends on the model, its problem, its sample number and the seed, and
+on nothing else (see ``decoding`` for where that is exact). So a run that was killed and started
+again writes the same bytes as one that was not, as long as the code that it runs is deterministic.
 It never grades.
 """
 
@@ -17,25 +17,31 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 
-from longrun.config.stages import Benchmark, GenerateConfig
-from longrun.errors import ConfigError, InputError
+from longrun.checkpoint.model_folder import CONFIG_NAME
+from longrun.config.evaluation import Benchmark, GenerateConfig
+from longrun.errors import ConfigError, InputError, ResourceError
+from longrun.evaluate.chunks import split_chunk
 from longrun.evaluate.code_calls import CodeCalls
-from longrun.evaluate.decoding import BatchDecoder
-from longrun.evaluate.prompting import CONFIG_NAME, Prompter, check_model_folder, find_conversation
+from longrun.evaluate.decoding import ContinuousDecoder
+from longrun.evaluate.endpoint import EndpointClient, EndpointDecoder
+from longrun.evaluate.model_server import ModelServer
+from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
 from longrun.evaluate.sandbox import Sandbox
-from longrun.evaluate.solutions import Solution
+from longrun.evaluate.solutions import Failure, Solution
 from longrun.evaluate.unfinished import UnfinishedPredictions
 from longrun.formats.atomic import write_text
+from longrun.formats.benchmarks import read_benchmark
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
     MODELS_NAME,
     Prediction,
     Problem,
-    read_benchmark,
     read_predictions,
     write_rows,
 )
@@ -44,6 +50,23 @@ from longrun.formats.stage import open_stage
 
 log = logging.getLogger(__name__)
 Problems = dict[str, list[Problem]]
+Missing = tuple[Problem, int, list[int]]
+"""A problem, the number of a sample, and the tokens of the prompt."""
+
+
+class Engine(Protocol):
+    """What writes solutions."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a solution."""
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """Solutions that could not be had so far."""
+
+    def write(self, waiting: Iterator[Solution], calls: CodeCalls | None) -> Iterator[Solution]:
+        """Yield every solution when it has finished."""
 
 
 def run(config: GenerateConfig) -> Manifest:
@@ -57,7 +80,7 @@ def run(config: GenerateConfig) -> Manifest:
     with open_stage("generate", config) as stage, ExitStack() as stack:
         if stage.finished is not None:
             return stage.finished
-        problems = {entry.name: read_benchmark(entry) for entry in config.benchmarks}
+        problems = _read_problems(config)
         models = _find_models(config)
         prompters = {label: _open_prompter(config, folder) for label, folder in models.items()}
         for prompter in prompters.values():
@@ -65,87 +88,145 @@ def run(config: GenerateConfig) -> Manifest:
         needs_sandbox = any(row.mode == "tir" for rows in problems.values() for row in rows)
         sandbox = stack.enter_context(Sandbox(config.sandbox)) if needs_sandbox else None
         total = len(models) * config.samples * sum(map(len, problems.values()))
+        failures: list[Failure] = []
         with show_progress("generate", total, "solutions") as progress:
             for label, prompter in prompters.items():
-                writer = _Writer(config, models[label], prompter, sandbox)
-                for entry in config.benchmarks:
-                    path = stage.folder / label / f"{entry.name}.jsonl"
-                    writer.generate(entry, problems[entry.name], path, progress)
+                with _Writer(config, label, prompter, sandbox, stage.folder) as writer:
+                    for entry in config.benchmarks:
+                        failures += writer.generate(entry, problems[entry.name], progress)
+        check_failures(failures, total, config)
         write_text(stage.folder / MODELS_NAME, json.dumps(list(models)))
         rows = _read_all(stage.folder, models, config)
         ledger = Ledger()
         ledger.take(total)
         ledger.keep(len(rows), tokens=sum(row.tokens for row in rows))
+        ledger.drop("not given by the endpoint", total - len(rows))
         return stage.finish(counts=_count(rows), ledger=ledger)
 
 
+def check_failures(failures: Sequence[Failure], total: int, config: GenerateConfig) -> None:
+    """Check that no more solutions failed than allowed.
+
+    Raises:
+        ResourceError: too many did; names the first and what to do.
+    """
+    if len(failures) <= config.endpoint.max_failed_share * total:
+        return
+    first = failures[0]
+    raise ResourceError(
+        f"generate: {len(failures)} of {total} solutions could not be had, the first is {first.id}"
+        f" sample {first.sample}: {first.why}; run again to ask for these only, or allow them with"
+        f" generate.endpoint.max_failed_share={len(failures) / total:.2g}"
+    )
+
+
 class _Writer:
-    """One model; its weights are loaded when the first solution is missing."""
+    """One model; its weights are loaded, or its server started, for the first missing solution."""
 
     def __init__(
-        self, config: GenerateConfig, model: Path, prompter: Prompter, sandbox: Sandbox | None
+        self,
+        config: GenerateConfig,
+        label: str,
+        prompter: Prompter,
+        sandbox: Sandbox | None,
+        folder: Path,
     ) -> None:
         self._config = config
-        self._model = model
+        self._label = label
         self._prompter = prompter
-        self._decoder: BatchDecoder | None = None
+        self._folder = folder
+        self._stack = ExitStack()
+        self._engine: Engine | None = None
         self._calls = None
         if sandbox is not None:
             style = prompter.conversation.code
             self._calls = CodeCalls(style, sandbox, prompter.encode, prompter.decode)
 
-    def generate(
-        self, benchmark: Benchmark, problems: Sequence[Problem], path: Path, progress: Progress
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """Write ``path``, continuing what an earlier run left."""
+        self._stack.close()
+
+    def generate(
+        self, benchmark: Benchmark, problems: Sequence[Problem], progress: Progress
+    ) -> list[Failure]:
+        """Write the predictions of one benchmark, continuing what an earlier run left.
+
+        Returns the solutions that could not be had. With more than are allowed, what there is
+        waits for the next run.
+        """
+        path = self._folder / self._label / f"{benchmark.name}.jsonl"
         unfinished = UnfinishedPredictions(path.with_suffix(".unfinished"))
+        total = len(problems) * self._config.samples
         if path.exists():
             unfinished.remove()
-            progress.advance(len(problems) * self._config.samples)
-            return
-        done = {(row.id, row.sample) for row in unfinished.found}
-        progress.advance(len(done))
+            progress.advance(total)
+            return []
         rows = list(unfinished.found)
-        for batch in self._batches(benchmark, problems, done):
-            predictions = self._write_batch(batch)
-            unfinished.add(predictions)
-            rows += predictions
-            progress.advance(len(batch))
+        progress.advance(len(rows))
+        missing = self._missing(benchmark, problems, {(row.id, row.sample) for row in rows})
+        for prediction in self._write(benchmark, missing):
+            unfinished.add(prediction)
+            rows.append(prediction)
+            progress.advance()
+        failures = list(self._engine.failures[-(total - len(rows)) :]) if self._engine else []
+        if total - len(rows) > self._config.endpoint.max_failed_share * total:
+            return failures
         order = {problem.id: index for index, problem in enumerate(problems)}
         rows.sort(key=lambda row: (order[row.id], row.sample))
         write_rows(path, rows)
         unfinished.remove()
+        return failures if total > len(rows) else []
 
-    def _batches(
+    def _missing(
         self, benchmark: Benchmark, problems: Sequence[Problem], done: set[tuple[str, int]]
-    ) -> Iterator[list[Solution]]:
-        """Yield missing solutions, longest prompts first: what needs most memory fails at once."""
+    ) -> list[Missing]:
+        """Return what is to be written, longest prompts first: what needs most memory comes first.
+
+        Samples of one problem stand together and share the reading of its prompt.
+        """
         prompts = [
             (problem, self._prompter.encode_prompt(problem, benchmark.path)) for problem in problems
         ]
-        missing = [
+        return [
             (problem, sample, prompt)
             for problem, prompt in sorted(prompts, key=lambda entry: -len(entry[1]))
             for sample in range(self._config.samples)
             if (problem.id, sample) not in done
         ]
-        for start in range(0, len(missing), self._config.batch_size):
-            batch = missing[start : start + self._config.batch_size]
-            yield [self._begin(benchmark, *entry) for entry in batch]
+
+    def _write(self, benchmark: Benchmark, missing: Sequence[Missing]) -> Iterator[Prediction]:
+        if not missing:
+            return
+        for problem, _, prompt in missing:
+            if len(prompt) >= self._prompter.max_positions:
+                raise InputError.at(
+                    benchmark.path,
+                    problem.line,
+                    f"the prompt has {len(prompt)} tokens and the model {self._prompter.model} has"
+                    f" {self._prompter.max_positions} positions; leave it out or extend the model",
+                )
+        if self._engine is None:
+            self._engine = self._start_engine()
+        solutions = (self._begin(benchmark, *entry) for entry in missing)
+        for solution in self._engine.write(solutions, self._calls):
+            if self._calls is not None:
+                self._calls.close(solution)
+            self._close(self._engine, solution)
+            yield solution.as_prediction()
 
     def _begin(
         self, benchmark: Benchmark, problem: Problem, sample: int, prompt: list[int]
     ) -> Solution:
-        room = self._loaded().max_positions - len(prompt)
-        if room < 1:
-            raise InputError.at(
-                benchmark.path,
-                problem.line,
-                f"the prompt has {len(prompt)} tokens and the model {self._model} has"
-                f" {len(prompt) + room} positions; leave the problem out or extend the model",
-            )
         identity = f"{self._config.seed} {benchmark.name} {problem.id} {sample}"
         digest = hashlib.sha256(identity.encode()).digest()
+        room = self._prompter.max_positions - len(prompt)
         return Solution(
             problem=problem,
             sample=sample,
@@ -155,48 +236,36 @@ class _Writer:
             rng=np.random.default_rng(int.from_bytes(digest[:16])),
         )
 
-    def _write_batch(self, batch: Sequence[Solution]) -> list[Prediction]:
-        decoder = self._loaded()
-        plain = [solution for solution in batch if solution.problem.mode != "tir"]
-        coding = [solution for solution in batch if solution.problem.mode == "tir"]
-        if plain:
-            decoder.write(plain, lambda _: False)
-        if coding and self._calls is not None:
-            self._write_with_code(decoder, coding, self._calls)
-        for solution in batch:
-            self._close(decoder, solution)
-        return [solution.as_prediction() for solution in batch]
-
-    def _write_with_code(
-        self, decoder: BatchDecoder, batch: Sequence[Solution], calls: CodeCalls
-    ) -> None:
-        """Write in rounds; every session ends with its solution, whatever happens."""
-        going = list(batch)
-        try:
-            while going:
-                decoder.write(going, calls.ends_segment)
-                calls.answer([solution for solution in going if solution.finish is None])
-                going = [solution for solution in going if solution.finish is None]
-        finally:
-            for solution in batch:
-                calls.close(solution)
-
-    def _close(self, decoder: BatchDecoder, solution: Solution) -> None:
+    def _close(self, engine: Engine, solution: Solution) -> None:
         """Take the last segment into the parts, without the stop token."""
         segment = solution.segment
-        if segment and segment[-1] in decoder.stop_ids:
+        if segment and segment[-1] in engine.stop_ids:
             segment = segment[:-1]
         solution.append([(None, self._prompter.decode(segment))], solution.segment)
 
-    def _loaded(self) -> BatchDecoder:
-        if self._decoder is None:
-            log.info("generate: loading %s", self._model)
-            self._decoder = BatchDecoder(self._model, self._config, self._prompter.stop_id)
-        return self._decoder
+    def _start_engine(self) -> Engine:
+        config, model = self._config, self._prompter.model
+        if config.engine == "built-in":
+            log.info("generate: loading %s", model)
+            return ContinuousDecoder(model, config, self._prompter.stop_id)
+        name = config.endpoint.model or self._label
+        if config.engine == "endpoint":
+            client = EndpointClient(str(config.endpoint.url), config.endpoint)
+        else:
+            log_path = self._folder / f"server-{self._label}.log"
+            server = ModelServer(config.engine, config.server, model, name, log_path)
+            self._stack.enter_context(server)
+            client = EndpointClient(server.url, config.endpoint, server.check_alive)
+        return EndpointDecoder(client, name, config, self._prompter)
+
+
+def _read_problems(config: GenerateConfig) -> Problems:
+    place, total = split_chunk(config.chunk)
+    return {entry.name: read_benchmark(entry)[place - 1 :: total] for entry in config.benchmarks}
 
 
 def _open_prompter(config: GenerateConfig, folder: Path) -> Prompter:
-    check_model_folder(folder)
+    check_model_folder(folder, with_model=config.engine != "endpoint")
     conversation = find_conversation(folder, config.conversation)
     return Prompter(folder, conversation, config.max_code_executions)
 

@@ -2,15 +2,19 @@
 
 In this order, the first that decides:
 
-1. the same text in one spelling (``notation``): right;
-2. both are numbers (``numerals``): compared exactly, right or wrong;
-3. math-verify on both as LaTeX, in a process of its own with a hard limit.
+1. the same text in one spelling (``notation``), words in any case: right;
+2. both are choices (``A``, ``(B)``, ``C. 12``): compared by letter, right or wrong;
+3. both are numbers (``numerals``): compared exactly, right or wrong;
+4. math-verify on both as LaTeX, in a process of its own with a hard limit.
 
-Most answers of competition mathematics are integers and never reach the third step. A comparison
+A name that only the given answer carries (``x = 5`` for ``5``) is taken off first.
+
+Most answers of competition mathematics are integers and never reach the last step. A comparison
 that does not end in time is never right. Nothing a model wrote is ever evaluated.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +23,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from longrun.evaluate.notation import LONGEST_ANSWER, as_latex, normalise, strip_base
+from longrun.evaluate.notation import LONGEST_ANSWER, as_latex, clean, normalise, strip_base
 from longrun.evaluate.numerals import read_number, same_number, strip_label
 from longrun.evaluate.workers import WorkerError, WorkerProcess
 from longrun.formats.predictions import Verdict
@@ -41,6 +45,9 @@ class Judgement:
     why: str
 
 
+_CHOICE = re.compile(r"([A-Ja-j])|\(\s*([A-J])\s*\).*|([A-J])[.:)]\s.*", re.DOTALL)
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*")
+_SAME_WORDS = {"dne": "does not exist", "doesn't exist": "does not exist"}
 NO_ANSWER = Judgement("no answer", "states no final answer")
 Pair = tuple[str, str | None]
 """Expected and given answer; None: none was given."""
@@ -48,21 +55,47 @@ Pair = tuple[str, str | None]
 
 def judge_by_text_and_number(expected: str, given: str) -> Judgement | None:
     """Decide without computing, or return None where only symbolic comparison can tell."""
-    one, two = normalise(expected), normalise(given)
-    if one == two:
+    bare = given if names_answer(expected) else strip_label(given)
+    one = normalise(expected)
+    spellings = {normalise(given), normalise(bare)}
+    if one in spellings or _as_words(expected) in {_as_words(given), _as_words(bare)} - {None}:
         return Judgement("right", "same text")
-    (bare_one, based_one), (bare_two, based_two) = strip_base(one), strip_base(two)
+    letters = read_choice(expected), read_choice(bare)
+    if letters[0] and letters[0].isupper() and letters[1]:
+        same = letters[0] == letters[1]
+        return Judgement("right", "same choice") if same else Judgement("wrong", "another choice")
+    (bare_one, based_one), (bare_two, based_two) = strip_base(one), strip_base(normalise(given))
     if based_one != based_two and bare_one == bare_two:
         return Judgement("right", "same digits, the base is understood")
-    number = read_number(expected)
-    other = read_number(given if "=" in expected else strip_label(given))
+    number, other = read_number(expected), read_number(bare)
     if number is not None and other is not None:
         if same_number(number, other):
             return Judgement("right", "same number")
         return Judgement("wrong", "another number")
-    if max(len(one), len(two)) > LONGEST_ANSWER:
+    if max(map(len, (one, *spellings))) > LONGEST_ANSWER:
         return Judgement("wrong", f"longer than {LONGEST_ANSWER} characters and not the same text")
     return None
+
+
+def names_answer(expected: str) -> bool:
+    """Say whether a name belongs to the answer itself, as in ``y = 2x + 1``."""
+    return "=" in expected or "\\equiv" in expected
+
+
+def read_choice(text: str) -> str | None:
+    r"""Return the letter of a multiple-choice answer, A to J; None when it is something else.
+
+    >>> [read_choice(text) for text in ("B", r"\text{(C)}", "D. 12", "A + B", "a")]
+    ['B', 'C', 'D', None, None]
+    """
+    match = _CHOICE.fullmatch(clean(text))
+    return next(filter(None, match.groups())) if match else None
+
+
+def _as_words(text: str) -> str | None:
+    """Return words in small letters; None when it is not words alone."""
+    bare = clean(text).casefold()
+    return _SAME_WORDS.get(bare, bare) if _WORDS.fullmatch(bare) else None
 
 
 class Grader:
@@ -135,7 +168,8 @@ class _Equivalence:
                 {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
-            request = {"expected": as_latex(expected), "given": as_latex(given)}
+            bare = given if names_answer(expected) else strip_label(given)
+            request = {"expected": as_latex(expected), "given": as_latex(bare)}
             self._process.send(request, _WALL_SECONDS)
             reply = self._process.receive(_WALL_SECONDS, _REPLY_BYTES)
         except WorkerError:

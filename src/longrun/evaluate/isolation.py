@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.evaluate.system_calls import build_filter
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")

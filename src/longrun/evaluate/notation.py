@@ -31,7 +31,9 @@ _LETTERS = {
 """Signs with a LaTeX spelling. Powers and fractions come first: the compatibility form of a raised
 2 is a plain 2."""
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\{,\}|,\s*\\!)(?=\d{3}(?!\d))")
-_SPACING = re.compile(r"\\[,;: ]|\\quad|\\qquad|\\displaystyle|\\left(?![a-z])|\\right(?![a-z])|~")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,;: ]|\\quad|\\qquad|\\displaystyle|\\left(?![a-z])|\\right(?![a-z])|~"
+)
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 )
@@ -41,6 +43,10 @@ _SPACE = re.compile(r" (?![0-9A-Za-z])|(?<![0-9A-Za-z]) ")
 """A space that separates nothing; between letters or digits it stays: 1 1/2 is not 11/2."""
 _PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
 _PLAIN_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
+_LOST_ROW = re.compile(r"(?<!\\)\\(?=[\d-])")
+"""A backslash before a digit is no command: it is what is left of the end of a matrix row."""
+_LAST_ROW = re.compile(r"\\\\\s*(?=\\end\b)")
+_EXPONENT = re.compile(r"(?<=\d)[eE]([+-]?\d+)(?![A-Za-z\d])")
 _EDGE = re.compile(r"^[\s$,;:]+|(?<!\\)[\s$.,;:]+$")
 
 
@@ -53,6 +59,7 @@ def clean(text: str) -> str:
         text = text.replace(letter, command)
     text = unicodedata.normalize("NFKC", "".join(filter(_visible, text)))
     text = re.sub(r"\\(?:\(|\)|\[|\])", " ", text)
+    text = _LAST_ROW.sub("", _LOST_ROW.sub(r"\\\\", text))
     text = _THOUSANDS.sub(",", text).replace("\\!", "")
     text = _SPACING.sub(" ", text).replace("\\%", "%").replace("\\$", "$")
     text = text.replace("dfrac", "frac").replace("tfrac", "frac")
@@ -65,7 +72,7 @@ def clean(text: str) -> str:
 def normalise(text: str) -> str:
     """Return the spelling under which two answers are compared as text: cleaned, no idle spaces."""
     bare = clean(text).replace("^{\\circ}", "").replace("^\\circ", "")
-    bare = _SPACE.sub("", bare)
+    bare = _SPACE.sub("", bare).replace("{bmatrix}", "{pmatrix}")
     return bare.replace("\\neq", "\\ne").replace("\\leq", "\\le").replace("\\geq", "\\ge")
 
 
@@ -75,7 +82,8 @@ def as_latex(text: str) -> str:
     >>> as_latex("$2*sqrt(3)*pi$")
     '2\\cdot \\sqrt{3}\\cdot \\pi'
     """
-    text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text.replace("$", ""))
+    text = _LOST_ROW.sub(r"\\\\", text.replace("$", ""))
+    text = _EXPONENT.sub(r"*10^{\1}", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text))
     return _PLAIN_PI.sub(r"\\pi", text).replace("**", "^").replace("*", "\\cdot ")
 
 

@@ -25,7 +25,10 @@ _NUMBER = re.compile(
     rf"\s*(?P<unit>.*)",
     re.DOTALL,
 )
-_LABEL = re.compile(r"\A[A-Za-z][A-Za-z ]*=\s*")
+_LABEL = re.compile(
+    r"\A(?:\\math[a-z]+\{\w+\}|[A-Za-z][A-Za-z ]*|[A-Za-z]_\{?\w+\}?)\s*(?:=|\\equiv(?![a-z]))\s*"
+)
+_MODULUS = re.compile(r"\s*\(?\s*\\[pb]?mod\b.*\Z", re.DOTALL)
 _UNIT = re.compile(
     r"|%|\$|\^?\\circ|\^\{\\circ\}|[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3}(?:\s*\^\{?[23]\}?)?"
 )
@@ -51,8 +54,15 @@ def strip_label(text: str) -> str:
 
     >>> strip_label("\\text{Total cost} = 18")
     '18'
+    >>> strip_label("n \\equiv 5 \\pmod{17}")
+    '5'
     """
-    return _LABEL.sub("", clean(text), count=1)
+    bare = clean(text)
+    label = _LABEL.match(bare)
+    if label is None:
+        return text
+    named = bare[label.end() :]
+    return _MODULUS.sub("", named) if "\\equiv" in label.group() else named
 
 
 def read_number(text: str) -> Number | None:

@@ -6,6 +6,7 @@ weights.
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from longrun.checkpoint.model_folder import CONFIG_NAME, read_config
 from longrun.errors import ConfigError, InputError
 from longrun.formats.conversation import CONVERSATION_NAME, Conversation
 from longrun.formats.predictions import Problem
 from longrun.formats.tokens import TOKENIZER_FILE, ExactTokenizer
 
-CONFIG_NAME = "config.json"
 log = logging.getLogger(__name__)
 
 
@@ -39,15 +40,17 @@ def find_conversation(model: Path, named: Path | None) -> Conversation:
     return Conversation.load(model)
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, *, with_model: bool = True) -> None:
     """Check that ``folder`` looks like a Hugging Face model with a tokenizer.
+
+    Without ``with_model`` the tokenizer is enough: the model is elsewhere.
 
     Raises:
         InputError: it is missing, or one of its files is.
     """
     if not folder.is_dir():
         raise InputError.at(folder, None, "is no folder; name a Hugging Face model folder")
-    for name in (CONFIG_NAME, TOKENIZER_FILE):
+    for name in (CONFIG_NAME, TOKENIZER_FILE) if with_model else (TOKENIZER_FILE,):
         if not (folder / name).is_file():
             raise InputError.at(
                 folder, None, f"has no {name}; name a Hugging Face folder with model and tokenizer"
@@ -59,7 +62,9 @@ class Prompter:
 
     def __init__(self, model: Path, conversation: Conversation, max_code_executions: int) -> None:
         self.conversation = conversation
-        self._model = model
+        self.model = model
+        self.max_positions = _read_max_positions(model)
+        """Tokens that fit into the model; where the folder does not say, no bound."""
         self._max_code_executions = max_code_executions
         self._tokenizer = ExactTokenizer(model, conversation.stop)
         self._decoder = Tokenizer.from_file(str(model / TOKENIZER_FILE))
@@ -106,18 +111,19 @@ class Prompter:
         if difference is None:
             return
         said = (
-            f"{self._model}: its chat template gives another prompt than the conversation"
+            f"{self.model}: its chat template gives another prompt than the conversation"
             f" (mode {problem.mode}): {difference}"
         )
-        if (self._model / CONVERSATION_NAME).is_file():
+        if (self.model / CONVERSATION_NAME).is_file():
             raise InputError(f"{said}; export the model again")
         log.warning("%s; the conversation's prompt is used", said)
 
     def _difference(self, problem: Problem) -> str | None:
         # The class that takes tokenizer.json as it is; AutoTokenizer may exchange its splitting
         # rules for those it knows for the kind of model.
-        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self._model, local_files_only=True)
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self.model, local_files_only=True)
         if tokenizer.chat_template is None:
+            log.warning("%s carries no chat template; the conversation's is used", self.model)
             return None
         record = self._record(problem)
         system, user = self.conversation.prompts[problem.mode].fill(record)
@@ -135,6 +141,12 @@ class Prompter:
 
     def _record(self, problem: Problem) -> dict[str, Any]:
         return {**problem.record, "total_code_executions": self.budget(problem)}
+
+
+def _read_max_positions(model: Path) -> int:
+    if not (model / CONFIG_NAME).is_file():
+        return sys.maxsize
+    return int(read_config(model).get("max_position_embeddings") or sys.maxsize)
 
 
 def _first_difference(theirs: str, ours: str) -> str:

@@ -19,14 +19,13 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from longrun.config.stages import SandboxSettings
+from longrun.config.evaluation import SandboxSettings
 from longrun.errors import ResourceError
 from longrun.evaluate.isolation import plan_launch
 from longrun.evaluate.sandbox_worker import CUT
@@ -104,13 +103,13 @@ class Sandbox:
         """Return a session; its process is taken when the first block runs."""
         return Session(self)
 
-    def run_all(self, blocks: Sequence[tuple["Session", str]]) -> list["Execution"]:
-        """Run one block in each session, several at the same time; results in the same order."""
-        return list(self._threads.map(lambda block: block[0].run(block[1]), blocks))
+    def submit(self, session: "Session", code: str) -> Future["Execution"]:
+        """Run a block of ``session`` as soon as a core is free, beside those of others."""
+        return self._threads.submit(session.run, code)
 
     def close(self) -> None:
         """End every process, waiting or working."""
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         self._warm.clear()
         for worker in list(self._living):
             self.end_worker(worker)

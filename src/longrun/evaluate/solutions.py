@@ -17,6 +17,15 @@ Part = tuple[SpanKind | None, str]
 """A piece of text; None: written by the model as running text, named at the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A solution that could not be had."""
+
+    id: str
+    sample: int
+    why: str
+
+
 @dataclass(slots=True)
 class Solution:
     """One sample of one problem."""
@@ -37,6 +46,11 @@ class Solution:
     finish: Finish | None = None
     code_calls: int = 0
     code_errors: int = 0
+
+    @property
+    def text(self) -> list[int]:
+        """Everything that the model reads: prompt and tokens."""
+        return self.prompt + self.tokens
 
     @property
     def segment(self) -> list[int]:
@@ -69,6 +83,7 @@ class Solution:
             tokens=len(self.tokens),
             code_calls=self.code_calls,
             code_errors=self.code_errors,
+            group=self.problem.group,
         )
 
 

@@ -13,33 +13,48 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean, stdev
 
+import msgspec
+
+from longrun.evaluate.at_k import best_at_k, choose_ks, majority_at_k, pass_at_k
 from longrun.evaluate.notation import normalise
 from longrun.evaluate.numerals import read_number
-from longrun.formats.predictions import DifferenceRow, Grade, SummaryRow
+from longrun.formats.predictions import AtK, DifferenceRow, Grade, SummaryRow
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
+Rewards = Mapping[tuple[str, int], float]
+"""(row id, sample) -> reward of the solution."""
+Chances = Mapping[str, float]
+"""Unit -> share of right candidates: what a blind choice scores there."""
 
 
 def summarise(
-    model: str, benchmark: str, grades: Sequence[Grade], chance: float | None
+    model: str,
+    benchmark: str,
+    grades: Sequence[Grade],
+    chances: Chances | None = None,
+    rewards: Rewards | None = None,
 ) -> SummaryRow:
     """Summarise the grades of one model on one benchmark.
 
-    ``chance`` is the mean share of right candidates of a selection benchmark, else None.
+    ``chances`` are those of a selection benchmark; ``rewards`` must hold every solution.
     """
+    groups = by_problem(grades)
     means = list(problem_means(grades).values())
-    modes = sorted({grade.mode for grade in grades})
+    credits = [majority_credit(group) for group in groups.values()]
+    known = [(chances or {})[unit] for unit in groups if unit in (chances or {})]
     return SummaryRow(
         model=model,
         benchmark=benchmark,
-        mode="+".join(modes),
+        mode="+".join(sorted({grade.mode for grade in grades})),
         problems=len(means),
         samples=round(len(grades) / len(means)),
         pass_at_1=fmean(means),
         standard_error=standard_error(means),
+        sampling_error=sampling_error(groups.values()),
         interval=wilson_interval(means, samples=len(grades) / len(means)),
-        majority=fmean(majority_credit(group) for group in by_problem(grades).values()),
+        majority=fmean(credits),
+        majority_interval=wilson_interval(credits, samples=1),
         no_answer_rate=fmean(grade.verdict == "no answer" for grade in grades),
         unfinished_rate=fmean(
             grade.verdict == "no answer" and grade.finish != "stop" for grade in grades
@@ -48,15 +63,35 @@ def summarise(
         mean_tokens=fmean(grade.tokens for grade in grades),
         code_calls=fmean(grade.code_calls for grade in grades),
         code_errors=fmean(grade.code_errors for grade in grades),
-        chance=chance,
+        chance=fmean(known) if known else None,
+        at_k=_at_every_k(list(groups.values()), rewards),
     )
 
 
+def summarise_parts(
+    model: str,
+    benchmark: str,
+    grades: Sequence[Grade],
+    chances: Chances | None = None,
+    rewards: Rewards | None = None,
+) -> list[SummaryRow]:
+    """Summarise every source and mode apart; nothing when the benchmark has only one."""
+    parts: dict[tuple[str, str], list[Grade]] = defaultdict(list)
+    for grade in grades:
+        parts[grade.source, grade.mode].append(grade)
+    if len(parts) < 2:
+        return []
+    return [
+        msgspec.structs.replace(summarise(model, benchmark, part, chances, rewards), source=source)
+        for (source, _), part in parts.items()
+    ]
+
+
 def by_problem(grades: Iterable[Grade]) -> dict[str, list[Grade]]:
-    """Group grades by problem id, in order of first appearance."""
+    """Group grades by problem, in order of first appearance."""
     groups: dict[str, list[Grade]] = defaultdict(list)
     for grade in grades:
-        groups[grade.id].append(grade)
+        groups[grade.unit].append(grade)
     return dict(groups)
 
 
@@ -71,6 +106,21 @@ def problem_means(grades: Iterable[Grade]) -> dict[str, float]:
 def standard_error(means: Sequence[float]) -> float | None:
     """Return the standard error of the mean over problems; None for a single problem."""
     return stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+
+
+def sampling_error(groups: Iterable[Sequence[Grade]]) -> float | None:
+    """Return the part of the standard error that comes from sampling; None with one sample.
+
+    The variance of a problem's mean over k samples is estimated by p (1 - p) / (k - 1). What is
+    left of ``standard_error`` comes from which problems were asked, and no sample removes it.
+    """
+    variances = []
+    for group in groups:
+        if len(group) < 2:
+            return None
+        p = fmean(grade.correct for grade in group)
+        variances.append(p * (1 - p) / (len(group) - 1))
+    return math.sqrt(sum(variances)) / len(variances)
 
 
 def wilson_interval(means: Sequence[float], samples: float) -> tuple[float, float]:
@@ -102,22 +152,63 @@ def majority_credit(grades: Sequence[Grade]) -> float:
     All right answers are one class, whatever their spelling; wrong ones are classes by value or
     normalised text; samples without an answer do not vote. Classes that tie share the credit.
     """
+    right, others, _ = count_votes(grades)
+    most = max([right, *others])
+    return 1.0 / (1 + others.count(most)) if right == most > 0 else 0.0
+
+
+def count_votes(grades: Sequence[Grade]) -> tuple[int, list[int], int]:
+    """Return the votes for the right answer, for each wrong one, and the samples without any."""
     votes = Counter(
-        "right" if grade.correct else wrong_class(grade.predicted_answer)
+        answer_class(grade.predicted_answer)
         for grade in grades
-        if grade.predicted_answer is not None
+        if grade.predicted_answer is not None and not grade.correct
     )
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    winners = [answer for answer, count in votes.items() if count == most]
-    return 1.0 / len(winners) if "right" in winners else 0.0
+    right = sum(grade.correct for grade in grades)
+    return right, list(votes.values()), len(grades) - right - votes.total()
 
 
-def wrong_class(answer: str) -> Fraction | tuple[str]:
-    """Return what two wrong answers have in common when they say the same."""
+def answer_class(answer: str) -> Fraction | tuple[str]:
+    """Return what two answers have in common when they say the same number or the same text."""
     number = read_number(answer)
     return (normalise(answer),) if number is None else number.value
+
+
+def _at_every_k(groups: Sequence[Sequence[Grade]], rewards: Rewards | None) -> list[AtK]:
+    """Return the figures at k = 1, 2, 4, ... samples, as many as every problem has."""
+    ks = choose_ks(min(map(len, groups)))
+    if not ks:
+        return []
+    majorities = [majority_at_k(*count_votes(group), ks) for group in groups]
+    return [
+        _at_k(k, groups, [values[place] for values in majorities], rewards)
+        for place, k in enumerate(ks)
+    ]
+
+
+def _at_k(
+    k: int,
+    groups: Sequence[Sequence[Grade]],
+    majorities: Sequence[float],
+    rewards: Rewards | None,
+) -> AtK:
+    passes = [pass_at_k(len(group), sum(grade.correct for grade in group), k) for group in groups]
+    best = None
+    if rewards is not None:
+        scored = [
+            [(rewards[grade.id, grade.sample], grade.correct) for grade in group]
+            for group in groups
+        ]
+        best = [best_at_k(samples, k) for samples in scored]
+    return AtK(
+        k=k,
+        pass_at_k=fmean(passes),
+        pass_interval=wilson_interval(passes, samples=1),
+        majority=fmean(majorities),
+        majority_interval=wilson_interval(majorities, samples=1),
+        best=None if best is None else fmean(best),
+        best_interval=None if best is None else wilson_interval(best, samples=1),
+    )
 
 
 def difference(

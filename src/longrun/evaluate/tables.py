@@ -14,7 +14,8 @@ _COLUMNS = (
     "problems",
     "samples",
     "pass@1 [95 %]",
-    "majority",
+    "sampling error",
+    "majority [95 %]",
     "chance",
     "no answer",
     "unfinished",
@@ -23,11 +24,26 @@ _COLUMNS = (
     "code errors",
 )
 _DIFFERENCE_COLUMNS = ("model", "against", "benchmark", "mode", "problems", "pass@1 [95 %]")
-_TEXT_COLUMNS = {"model", "against", "benchmark", "mode"}
+_PART_COLUMNS = (
+    "model",
+    "benchmark",
+    "mode",
+    "source",
+    "problems",
+    "samples",
+    "pass@1 [95 %]",
+    "majority [95 %]",
+    "unfinished",
+    "tokens",
+)
+_TEXT_COLUMNS = {"model", "against", "benchmark", "mode", "source"}
 INTERVAL_NOTE = (
     "Intervals: Wilson score, the problem as the unit (effective sample size over samples)."
+    " Sampling error: the part of pass@1's standard error that more samples would remove."
     " Differences: paired by problem, Agresti-Min. Unfinished: did not end by itself and gave no"
-    " answer."
+    " answer. Majority: answers that mean the same vote together, those without an answer not at"
+    " all, ties share the credit; in mode genselect it is the vote over the repeated selections."
+    " pass@k, majority@k and best@k: exact expectations over all choices of k samples."
 )
 
 
@@ -62,10 +78,30 @@ def summary_markdown(summary: Summary) -> str:
     """Return the same tables as Markdown."""
     parts = ["# Evaluation", _markdown(*accuracy_cells(summary.rows))]
     parts += ["## Every figure", _markdown(_COLUMNS, [summary_cells(row) for row in summary.rows])]
+    if summary.parts:
+        cells = [_part_cells(row) for row in summary.parts]
+        parts += ["## By source and mode", _markdown(_PART_COLUMNS, cells)]
+    if any(row.at_k for row in summary.rows):
+        parts += ["## With k samples", _markdown(*at_k_cells(summary.rows))]
     if summary.differences:
         cells = [difference_cells(row) for row in summary.differences]
         parts += ["## Differences", _markdown(_DIFFERENCE_COLUMNS, cells)]
     return "\n\n".join([*parts, INTERVAL_NOTE]) + "\n"
+
+
+def at_k_cells(rows: Sequence[SummaryRow]) -> tuple[list[str], list[list[str]]]:
+    """Return column names and one row for every k of every model and benchmark."""
+    has_best = any(entry.best is not None for row in rows for entry in row.at_k)
+    columns = ["model", "benchmark", "mode", "k", "pass@k [95 %]", "majority@k [95 %]"]
+    cells = []
+    for row in rows:
+        for entry in row.at_k:
+            line = [row.model, row.benchmark, row.mode, str(entry.k)]
+            line += [_with_interval(entry.pass_at_k, entry.pass_interval)]
+            line += [_with_interval(entry.majority, entry.majority_interval)]
+            line += [_with_interval(entry.best, entry.best_interval)] if has_best else []
+            cells.append(line)
+    return [*columns, *(["best@k [95 %]"] if has_best else [])], cells
 
 
 def summary_cells(row: SummaryRow) -> tuple[str, ...]:
@@ -77,7 +113,8 @@ def summary_cells(row: SummaryRow) -> tuple[str, ...]:
         str(row.problems),
         str(row.samples),
         _accuracy(row),
-        _percent(row.majority),
+        "" if row.sampling_error is None else _percent(row.sampling_error),
+        _with_interval(row.majority, row.majority_interval),
         "" if row.chance is None else _percent(row.chance),
         _percent(row.no_answer_rate),
         _percent(row.unfinished_rate),
@@ -87,11 +124,31 @@ def summary_cells(row: SummaryRow) -> tuple[str, ...]:
     )
 
 
+def _part_cells(row: SummaryRow) -> tuple[str, ...]:
+    return (
+        row.model,
+        row.benchmark,
+        row.mode,
+        row.source or "",
+        str(row.problems),
+        str(row.samples),
+        _accuracy(row),
+        _with_interval(row.majority, row.majority_interval),
+        _percent(row.unfinished_rate),
+        f"{row.mean_tokens:.0f}",
+    )
+
+
 def _accuracy(row: SummaryRow | None) -> str:
-    if row is None:
+    return "" if row is None else _with_interval(row.pass_at_1, row.interval)
+
+
+def _with_interval(share: float | None, interval: tuple[float, float] | None) -> str:
+    if share is None:
         return ""
-    low, high = row.interval
-    return f"{_percent(row.pass_at_1)} [{_percent(low)}, {_percent(high)}]"
+    if interval is None:
+        return _percent(share)
+    return f"{_percent(share)} [{_percent(interval[0])}, {_percent(interval[1])}]"
 
 
 def difference_cells(row: DifferenceRow) -> tuple[str, ...]:

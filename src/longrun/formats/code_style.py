@@ -49,7 +49,7 @@ class CodeStyle:
 
     @classmethod
     def named(cls, name: str) -> "CodeStyle":
-        """Return the style ``tool_call`` or ``fenced``.
+        """Return the style ``tool_call``, ``fenced`` or ``llm_code``.
 
         Raises:
             ConfigError: there is no such style.
@@ -80,4 +80,10 @@ class CodeStyle:
 _STYLES = {
     "tool_call": CodeStyle(begin="<tool_call>\n", end="</tool_call>\n"),
     "fenced": CodeStyle(begin="```python\n", end="```\n"),
+    "llm_code": CodeStyle(
+        begin="<llm-code>\n",
+        end="</llm-code>\n",
+        output_begin="<llm-code-output>\n",
+        output_end="</llm-code-output>\n",
+    ),
 }

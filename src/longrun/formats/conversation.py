@@ -16,16 +16,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension
-from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from longrun.errors import InputError
 from longrun.formats.atomic import write_text
 from longrun.formats.code_style import CodeStyle
+from longrun.formats.frames import Frame, fill_frame, find_frame
 
 CONVERSATION_NAME = "conversation.json"
+_ROLES = ("system", "user")
+_COPYING: tuple[type[nodes.Node], ...] = (
+    nodes.AssignBlock,
+    nodes.CallBlock,
+    nodes.Concat,
+    nodes.FilterBlock,
+    nodes.Macro,
+    nodes.Mod,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +110,15 @@ class Conversation:
             known = ", ".join(sorted(self.prompts))
             raise InputError(f"inference_mode {mode!r} has no prompt; known: {known}")
         system, user = self.prompts[mode].fill(record)
-        messages = [{"role": "system", "content": guard(system)}] if system else []
-        messages.append({"role": "user", "content": guard(user)})
+        texts = (guard(system), guard(user)) if system else (guard(user),)
+        named = tuple(sorted(self.special_tokens.items()))
+        frame = _prompt_frame(self.chat_template, named, _ROLES[-len(texts) :])
+        if frame is not None:
+            return fill_frame(frame, texts)
+        messages = [
+            {"role": role, "content": text}
+            for role, text in zip(_ROLES[-len(texts) :], texts, strict=True)
+        ]
         return render_messages(self.chat_template, messages, self.special_tokens)
 
     def save(self, folder: Path) -> None:
@@ -151,15 +168,36 @@ def render_messages(
         raise InputError(f"chat template: {error.message or error}") from None
 
 
+@lru_cache(maxsize=8)
+def _prompt_frame(
+    chat_template: str, special_tokens: tuple[tuple[str, str], ...], roles: tuple[str, ...]
+) -> Frame | None:
+    """Return the frame of a prompt's messages; see ``longrun.formats.frames``."""
+
+    def render(messages: list[dict[str, str]]) -> str:
+        return render_messages(chat_template, messages, dict(special_tokens))
+
+    return None if _copies_texts(chat_template) else find_frame(render, roles)
+
+
+def _copies_texts(chat_template: str) -> bool:
+    """Say whether a template makes new strings of messages where nobody could watch them."""
+    parsed = _environment().parse(chat_template)
+    named = [node.name for node in parsed.find_all(nodes.Filter)]
+    named += [node.attr for node in parsed.find_all(nodes.Getattr)]
+    copying = any(parsed.find(kind) is not None for kind in _COPYING)
+    return copying or not {"format", "join"}.isdisjoint(named)
+
+
 class _GenerationBlock(Extension):
     """Let ``{% generation %}`` blocks through; transformers uses them to mark what it masks."""
 
     tags = {"generation"}  # noqa: RUF012  (the base class declares a plain attribute)
 
-    def parse(self, parser: Parser) -> Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("_through"), [], [], body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("_through"), [], [], body).set_lineno(line)
 
     def _through(self, caller: Callable[[], str]) -> str:
         return caller()
@@ -167,13 +205,18 @@ class _GenerationBlock(Extension):
 
 @lru_cache(maxsize=8)
 def _compile(chat_template: str) -> jinja2.Template:
+    return _environment().from_string(chat_template)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(chat_template)
+    return environment
 
 
 def _to_json(

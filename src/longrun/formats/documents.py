@@ -25,10 +25,14 @@ from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 
 SOURCES_NAME = "sources.json"
+CHECKSUMS_NAME = "checksums.json"
+"""File of a prepared folder, as ``train/00000.bin`` -> CRC-32 of its bytes."""
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 INT32_CODE = 4
 """Megatron's number of the token type int32."""
+MOST = 2**31 - 1
+"""Tokens of the longest document there can be."""
 _HEADER = struct.Struct("<9sQBQQ")
 
 LINEAGE = np.dtype([("source_file", "<i4"), ("line", "<i8"), ("problem", "<u8"), ("mode", "i1")])
@@ -130,18 +134,25 @@ class _Shard:
 class DocumentSet:
     """All documents of a split, in the order of the raw data; memory-mapped, never copied."""
 
-    def __init__(self, folder: Path, shards: Sequence[_Shard], sources: Sources) -> None:
+    def __init__(
+        self, folder: Path, shards: Sequence[_Shard], sources: Sources, most_tokens: int = MOST
+    ) -> None:
         self._folder = folder
+        self._most_tokens = most_tokens
         self._shards = list(shards)
         self._sources = sources
         counts = [len(shard.lineage) for shard in shards]
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         lengths = [np.diff(shard.first_tokens) for shard in shards]
-        self.lengths: Int32s = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.int32)
+        whole = np.concatenate([np.zeros(0, np.int64), *lengths])
+        self.lengths: Int32s = np.minimum(whole, most_tokens).astype(np.int32)
         """[N] tokens of each document."""
         modes = [shard.lineage["mode"] for shard in shards]
         self.mode_indices: Int8s = np.concatenate([np.zeros(0, np.int8), *modes])
         """[N] index into ``modes``."""
+        files = [shard.lineage["source_file"] for shard in shards]
+        self.source_indices: Int32s = np.concatenate([np.zeros(0, np.int32), *files])
+        """[N] index into ``source_paths``."""
 
     @classmethod
     def open(cls, split_folder: Path) -> "DocumentSet":
@@ -154,10 +165,24 @@ class DocumentSet:
         shards = [_open_shard(path) for path in sorted(split_folder.glob("*.idx"))]
         return cls(split_folder, shards, sources)
 
+    def cut_to(self, most_tokens: int) -> "DocumentSet":
+        """Return the same documents without what stands after their first ``most_tokens``."""
+        return DocumentSet(self._folder, self._shards, self._sources, most_tokens)
+
+    def prompt_tokens(self) -> Int32s:
+        """Return [N] tokens of the first span of each document, the prompt."""
+        firsts = [shard.span_lengths[shard.first_spans[:-1]] for shard in self._shards]
+        return np.concatenate([np.zeros(0, np.int32), *firsts])
+
     @property
     def modes(self) -> list[str]:
         """Mode names; ``mode_indices`` index them."""
         return self._sources.modes
+
+    @property
+    def source_paths(self) -> list[str]:
+        """Source files; ``source_indices`` index them."""
+        return self._sources.paths
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -171,7 +196,8 @@ class DocumentSet:
         shard, inside = self._locate(index)
         spans = slice(shard.first_spans[inside], shard.first_spans[inside + 1])
         tokens = slice(shard.first_tokens[inside], shard.first_tokens[inside + 1])
-        return Document(shard.tokens[tokens], shard.span_lengths[spans], shard.span_kinds[spans])
+        whole = Document(shard.tokens[tokens], shard.span_lengths[spans], shard.span_kinds[spans])
+        return whole if len(whole.tokens) <= self._most_tokens else _cut(whole, self._most_tokens)
 
     def target_counts(self, kinds: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Return how many tokens of each document can be targets and lie in the chosen spans, [N].
@@ -203,6 +229,14 @@ class DocumentSet:
             raise IndexError(f"document {index} of {len(self)} in {self._folder}")
         position = int(np.searchsorted(self._first, index, side="right")) - 1
         return self._shards[position], index - int(self._first[position])
+
+
+def _cut(document: Document, most_tokens: int) -> Document:
+    ends = np.cumsum(document.span_lengths)
+    num_spans = int(np.searchsorted(ends, most_tokens)) + 1
+    ends = np.minimum(ends[:num_spans], most_tokens)
+    lengths = np.diff(ends, prepend=0).astype(np.int32)
+    return Document(document.tokens[:most_tokens], lengths, document.span_kinds[:num_spans])
 
 
 def _open_shard(index_path: Path) -> _Shard:

@@ -82,6 +82,8 @@ class PacksInfo:
     """Per epoch."""
     fill: list[float] = field(default_factory=list)
     """Per epoch: tokens of its documents over the tokens its packs have room for."""
+    cut_documents: bool = False
+    """Whether documents longer than a pack are cut to its size."""
 
     def save(self, folder: Path) -> None:
         """Write ``packs.json`` into ``folder``."""
@@ -136,8 +138,11 @@ class PackSet:
             raise InputError.at(
                 folder / PACKS_NAME, None, f"its documents are gone: {source}; run prepare again"
             )
-        training = DocumentSet.open(source / TRAIN)
-        return cls(folder, info, source, training, DocumentSet.open(source / VALIDATION))
+        training, validation = (DocumentSet.open(source / split) for split in (TRAIN, VALIDATION))
+        if info.cut_documents:
+            training = training.cut_to(info.pack_size)
+            validation = validation.cut_to(info.pack_size)
+        return cls(folder, info, source, training, validation)
 
     @property
     def pack_size(self) -> int:

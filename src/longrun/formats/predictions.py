@@ -1,18 +1,16 @@
-"""Benchmarks, predictions and grades as JSON lines: what generation and evaluation hand over.
+"""Problems, predictions and grades as JSON lines: what generation and evaluation hand over.
 
 One line is one object. Readers check every field and name file, line and field of the first that
 is wrong; writers put a whole file in place at once. It never decides whether an answer is right.
 """
 
-import contextlib
-import itertools
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from longrun.config.stages import Benchmark, Mode
+from longrun.config.values import Mode
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 
@@ -26,19 +24,6 @@ Row = TypeVar("Row")
 _encoder = msgspec.json.Encoder()
 
 
-class BenchmarkRow(msgspec.Struct, kw_only=True):
-    """The columns of a problem that Longrun knows; a prompt may need others."""
-
-    problem: str
-    expected_answer: str | int | float
-    id: str | int | None = None
-    mode: Mode | None = None
-    source: str | None = None
-    total_code_executions: int | None = None
-    candidates: list[str] | None = None
-    """Final answers of the solutions to choose from, in the order of the prompt."""
-
-
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One benchmark problem with everything that a row may leave out filled in."""
 
@@ -49,6 +34,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected_answer: str
     total_code_executions: int | None
     candidates: list[str]
+    group: str | None = None
     line: int
     """Line of the benchmark file; counts from 1."""
     record: dict[str, Any]
@@ -77,6 +63,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     code_calls: int
     code_errors: int
     """Calls that ended with an exception, at the time limit or in a dead process."""
+    group: str | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the error bars count as one: the problem, also where several rows ask about it."""
+        return self.id if self.group is None else self.group
 
 
 class Grade(Prediction, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,21 +80,43 @@ class Grade(Prediction, frozen=True, kw_only=True, forbid_unknown_fields=True):
     why: str
 
 
+class AtK(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``k`` solutions per problem give: expectations over all choices of k among the samples.
+
+    Intervals are 95 % ones over problems.
+    """
+
+    k: int
+    pass_at_k: float
+    pass_interval: tuple[float, float]
+    majority: float
+    majority_interval: tuple[float, float]
+    best: float | None
+    """Highest reward of the k; None without rewards."""
+    best_interval: tuple[float, float] | None
+
+
 class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one model on one benchmark; rates are shares between 0 and 1."""
 
     model: str
     benchmark: str
     mode: str
+    source: str | None = None
+    """Set in the rows of one source of a benchmark with several."""
     problems: int
     samples: int
     """Solutions per problem."""
     pass_at_1: float
     standard_error: float | None
     """Over problems; None when there is only one."""
+    sampling_error: float | None = None
+    """The part of ``standard_error`` that more samples would remove; None with one sample."""
     interval: tuple[float, float]
     """95 % interval of ``pass_at_1``."""
     majority: float
+    """Vote of all samples of a problem; for selections the published GenSelect figure."""
+    majority_interval: tuple[float, float] | None = None
     no_answer_rate: float
     unfinished_rate: float
     """Solutions that did not end by themselves and gave no answer."""
@@ -114,6 +128,8 @@ class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     """Per solution."""
     chance: float | None
     """Selection only: mean share of right candidates, what a blind choice would score."""
+    at_k: list[AtK] = []
+    """k = 1, 2, 4, ... up to the samples that every problem has; empty with one sample."""
 
 
 class DifferenceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,31 +150,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: list[SummaryRow]
     differences: list[DifferenceRow]
-
-
-def read_benchmark(benchmark: Benchmark) -> list[Problem]:
-    """Read the problems of ``benchmark``, at most ``limit`` of them.
-
-    Raises:
-        InputError: the file is missing or empty, a line is not an object of the expected fields,
-            an id occurs twice, or a selection problem brings no candidates.
-    """
-    with contextlib.closing(_read_lines(benchmark.path, dict[str, Any])) as lines:
-        wanted = itertools.islice(lines, benchmark.limit)
-        problems = [_complete(record, benchmark, line) for line, record in wanted]
-    if not problems:
-        raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
-    seen: dict[str, int] = {}
-    for problem in problems:
-        if problem.id in seen:
-            raise InputError.at(
-                benchmark.path,
-                problem.line,
-                f"id: {problem.id!r} is also the id in line {seen[problem.id]};"
-                " make ids unique or leave them out",
-            )
-        seen[problem.id] = problem.line
-    return problems
+    parts: list[SummaryRow] = []
+    """The same figures for every source and mode of benchmarks that mix several."""
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -167,12 +160,12 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
         InputError: it is missing, or a line is damaged; names line and field.
     """
-    return [row for _, row in _read_lines(path, Prediction)]
+    return [row for _, row in read_rows(path, Prediction)]
 
 
 def read_grades(path: Path) -> list[Grade]:
     """Read a finished grades file; raises ``InputError`` as ``read_predictions`` does."""
-    return [row for _, row in _read_lines(path, Grade)]
+    return [row for _, row in read_rows(path, Grade)]
 
 
 def read_summary(folder: Path) -> Summary:
@@ -190,19 +183,24 @@ def read_summary(folder: Path) -> Summary:
         raise InputError.at(path, None, f"is damaged ({error}); run evaluate again") from None
 
 
-def write_rows(path: Path, rows: Iterable[msgspec.Struct]) -> None:
+def write_rows(path: Path, rows: Iterable[msgspec.Struct | dict[str, Any]]) -> None:
     """Write one JSON object per line to ``path``, whole or not at all."""
     with atomic_file(path) as file:
         for row in rows:
             file.write(_encoder.encode(row) + b"\n")
 
 
-def _read_lines(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
+def read_rows(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
+    """Yield line number and object of every line that is not blank.
+
+    Raises:
+        InputError: the file is missing or a folder, or a line is damaged; names line and field.
+    """
     try:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):
                 if text.strip():
-                    yield line, _convert(_parse(text, path, line), kind, path, line)
+                    yield line, convert_row(_parse(text, path, line), kind, path, line)
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; name a JSONL file") from None
     except IsADirectoryError:
@@ -217,35 +215,10 @@ def _parse(text: bytes, path: Path, line: int) -> Any:
         raise InputError.at(path, line, problem) from None
 
 
-def _convert(value: Any, kind: type[Row], path: Path, line: int) -> Row:
+def convert_row(value: Any, kind: type[Row], path: Path, line: int) -> Row:
     """Check the fields; JSON's arrays may stand for tuples."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "").replace("Object missing required", "has no")
         raise InputError.at(path, line, f"{reason}; add or mend the field") from None
-
-
-def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Problem:
-    row = _convert(record, BenchmarkRow, benchmark.path, line)
-    mode = row.mode or benchmark.mode
-    budget = row.total_code_executions
-    if not str(row.expected_answer).strip():
-        raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
-    if mode == "genselect" and not row.candidates:
-        problem = "candidates is missing; list the answers to choose from"
-        raise InputError.at(benchmark.path, line, problem)
-    if budget is not None and budget < 0:
-        problem = f"total_code_executions is {budget}; it must be at least 0"
-        raise InputError.at(benchmark.path, line, problem)
-    return Problem(
-        id=f"{benchmark.name}-{line}" if row.id is None else str(row.id),
-        mode=mode,
-        source=row.source or benchmark.name,
-        problem=row.problem,
-        expected_answer=str(row.expected_answer),
-        total_code_executions=budget,
-        candidates=row.candidates or [],
-        line=line,
-        record=record,
-    )

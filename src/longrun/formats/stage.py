@@ -16,6 +16,7 @@ lock is the operating system's and goes with the process, however it dies.
 import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ from longrun.formats.manifest import MANIFEST_NAME, Manifest
 STARTED_NAME = "started.json"
 LOCK_NAME = ".lock"
 CONFIG_NAME = "config.yaml"
+LOCK_VARIABLE = "LONGRUN_LOCK_SECONDS"
+"""How long to wait for another process to leave the folder: on a cluster, for an earlier attempt
+that lives on, on a node that its scheduler has lost."""
 _LOCK_SECONDS = 1.0
 _NOT_OUTPUT = {MANIFEST_NAME, STARTED_NAME, LOCK_NAME, CONFIG_NAME}
 log = logging.getLogger(__name__)
@@ -159,7 +163,7 @@ def compare(folder: Path, identity: Identity) -> list[str]:
         if old["fingerprint"] == identity.fingerprint:
             return []
         found = differences(old["settings"], identity.settings, identity.verb)
-        found += _changed_inputs(old["inputs"], identity.inputs)
+        found += changed_inputs(old["inputs"], identity.inputs)
         if old["version"] != identity.version:
             found.append(f"longrun {old['version']} -> {identity.version}")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -209,7 +213,7 @@ def _mark_started(folder: Path, identity: Identity, now: float) -> float:
 def _locked(folder: Path) -> Iterator[None]:
     with open(folder / LOCK_NAME, "w") as lock:
         # Somebody who looks at the state of the stage holds the lock for an instant.
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + float(os.environ.get(LOCK_VARIABLE, _LOCK_SECONDS))
         while not _try_lock(lock):
             if time.monotonic() > deadline:
                 raise LaunchError(
@@ -235,9 +239,10 @@ def _try_lock(lock: IO[str]) -> bool:
     return True
 
 
-def _changed_inputs(
+def changed_inputs(
     old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
+    """Name every input whose content differs: ``input data changed (b.jsonl)``."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         before, after = dict(old.get(name, {})), dict(new.get(name, {}))

@@ -91,6 +91,12 @@ class ExactTokenizer:
         """The id of the stop token."""
         return next(added.id for added in self._file.added_tokens if added.content == self.stop)
 
+    @cached_property
+    def control_ids(self) -> npt.NDArray[np.int32]:
+        """The ids of all control tokens, rising."""
+        ids = {added.id for added in self._file.added_tokens if added.content in self.control}
+        return np.array(sorted(ids), np.int32)
+
     def holds_control(self, text: str) -> bool:
         """Say whether a control token's text occurs in ``text``."""
         return self._prefix in text and self._pattern.search(text) is not None
@@ -141,8 +147,11 @@ class ExactTokenizer:
         """
         return self.encode_rendered(conversation.render(mode, record, guard=self.hide))
 
-    def byte_lengths(self) -> npt.NDArray[np.int32] | None:
-        """Return [vocabulary] bytes of text that each token stands for; None: not byte-level."""
+    def byte_lengths(self) -> npt.NDArray[np.uint8 | np.int32] | None:
+        """Return [vocabulary] bytes of text that each token stands for; None: not byte-level.
+
+        The type is as small as they allow: every token of the data is looked up here.
+        """
         decoder = self._file.decoder or {}
         parts = decoder.get("decoders", [decoder])
         if [part.get("type") for part in parts] != ["ByteLevel"]:
@@ -153,7 +162,7 @@ class ExactTokenizer:
             lengths[index] = len(token)
         for added in self._file.added_tokens:
             lengths[added.id] = len(added.content.encode())
-        return lengths
+        return lengths.astype(np.uint8) if lengths.max() < 256 else lengths
 
     @cached_property
     def content(self) -> bytes:

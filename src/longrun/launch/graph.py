@@ -25,7 +25,7 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
-from longrun.launch.jobs import Job, read_exit, read_ids
+from longrun.launch.jobs import LIVE_STATES, SETTINGS_NAME, Job, read_exit, read_ids
 from longrun.launch.run_folder import clear_output, save_recipe, stage_rows
 from longrun.launch.script import render_command, render_job
 from longrun.launch.stage_jobs import build_stage_job, seen_from_host, with_absolute_paths
@@ -86,22 +86,26 @@ class _Submission:
         row = self.rows[stage.name]
         if row.state == "done":
             return Submitted(stage.name, "up to date")
-        settings = self.settings_text(stage, job)
-        path = job.folder / "config.yaml"
-        if row.state in ("queued", "running"):
-            if path.exists() and path.read_text() != settings:
-                raise ConfigError(
-                    f"stage {stage.name} is {row.state} with other settings; cancel it first:"
-                    f" longrun cancel {self.experiment.name}"
-                )
+        if row.state in LIVE_STATES:
             return Submitted(stage.name, row.state, tuple(read_ids(job.folder)))
         if row.state == "stale" and self.launch.replace:
             clear_output(self.seen.stage(stage.name))
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, settings)
+        write_text(job.folder / SETTINGS_NAME, self.settings_text(stage, job))
         chain = self.launch.num_training_jobs if stage.verb == "train" else 1
         ids = submit_job(self.launch.cluster, job, self.experiment.name, in_queue, chain=chain)
         return Submitted(stage.name, "submitted", tuple(ids))
+
+    def check_same(self, stage: StagePlan, job: Job) -> None:
+        """Check that a stage that waits or runs does so with the settings of now."""
+        path, state = job.folder / SETTINGS_NAME, self.rows[stage.name].state
+        if state not in LIVE_STATES or not path.exists():
+            return
+        if path.read_text() != self.settings_text(stage, job):
+            raise ConfigError(
+                f"stage {stage.name} is {state} with other settings; cancel it first:"
+                f" longrun cancel {self.experiment.name}"
+            )
 
     def settings_text(self, stage: StagePlan, job: Job) -> str:
         """Return the settings file of ``job``; paths are absolute where it starts elsewhere."""
@@ -131,6 +135,8 @@ def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> li
         in_queue = slurm.live_jobs(folders)
         work.rows = {row.name: row for row in stage_rows(seen, in_queue)}
         _check_stale(work, stages)
+        for stage, job in zip(stages, jobs, strict=True):
+            work.check_same(stage, job)
         save_recipe(seen)
         edges = {stage.name: [*work.before(stage), *before] for stage in recipe.stages}
         write_graph(experiment, launch.cluster, edges)

@@ -26,6 +26,8 @@ from longrun.formats.run_state import State
 EXIT_CANCELLED = 213
 """Not started, because a job that it waits for did not finish."""
 LIVE_STATES = ("queued", "running")
+SETTINGS_NAME = "config.yaml"
+"""Settings of a stage in the folder of its job."""
 _SLURM_SAYS = ("srun: ", "slurmstepd: ")
 _TAIL_BYTES = 4096
 

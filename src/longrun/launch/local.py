@@ -17,7 +17,7 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
-from longrun.launch.jobs import read_ids, state_of
+from longrun.launch.jobs import SETTINGS_NAME, read_ids, state_of
 from longrun.launch.local_jobs import LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.run_folder import (
     NOTHING_QUEUED,
@@ -126,7 +126,7 @@ class _Work:
                 clear_output(stage)
             prepare_folder(cluster, job, self._experiment.name)
             moved = job.image is not None
-            (with_absolute_paths(stage) if moved else stage).config.save(job.folder / "config.yaml")
+            (with_absolute_paths(stage) if moved else stage).config.save(job.folder / SETTINGS_NAME)
             return True
 
         cores = settings.cpus or cores_of(stage.config, cores_here(cluster))

@@ -17,12 +17,15 @@ from pathlib import Path
 from longrun.config.cluster import Cluster
 from longrun.errors import EXIT_STOPPED
 from longrun.formats.atomic import write_text
+from longrun.formats.stage import LOCK_VARIABLE
 from longrun.launch.containers import leading_words, srun_options
 from longrun.launch.jobs import EXIT_CANCELLED, Job
 
 CONTINUED = "continued"
 """First argument of ``job.sh`` in the later jobs of a chain."""
-PORTS = (20000, 20000)
+LOCK_SECONDS = 600
+"""How long a stage waits for an earlier attempt of itself on a node that was lost."""
+PORTS = (20000, 12000)
 """First port and number of ports from which the nodes of a job take theirs, by job id."""
 
 
@@ -163,6 +166,8 @@ def _environment(cluster: Cluster, job: Job) -> str:
     lines += [
         f"export {name}={shlex.quote(value)}" for name, value in variables(cluster, job).items()
     ]
+    if cluster.executor == "slurm":
+        lines.append(f"export {LOCK_VARIABLE}={LOCK_SECONDS}")
     if job.num_parts:
         lines.append(f"export LONGRUN_NUM_PARTS={job.num_parts}")
     if job.resources.num_nodes > 1:

@@ -10,12 +10,13 @@ from typing import Any
 from longrun.config.base import StageConfig
 from longrun.config.cluster import Cluster, JobSettings
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.config.stages import STAGES, is_prompt_file
+from longrun.config.stages import STAGES
+from longrun.config.values import is_prompt_file
 from longrun.errors import ConfigError
 from longrun.formats.processes import available_cores
 from longrun.launch.containers import on_host
 from longrun.launch.experiment import Experiment
-from longrun.launch.jobs import Job, Resources
+from longrun.launch.jobs import SETTINGS_NAME, Job, Resources
 from longrun.launch.submit import CodePlace
 
 GPU_VERBS = ("train", "generate")
@@ -41,7 +42,7 @@ def build_stage_job(
     folder = experiment.job_folder(stage.name)
     settings = recipe.jobs.get(stage.name, JobSettings())
     image = cluster.image(settings.container)
-    words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / "config.yaml")]
+    words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / SETTINGS_NAME)]
     return Job(
         name=stage.name,
         folder=folder,

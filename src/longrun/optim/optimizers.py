@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.optim.compact import CompactAdamW
 from longrun.optim.groups import NamedParameter, decay_groups, is_hidden_matrix
 from longrun.optim.split import SplitWeights

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from longrun.config.stages import EngineConfig
+from longrun.config.training import EngineConfig
 from longrun.errors import ConfigError
 from longrun.nn.arch import Arch
 

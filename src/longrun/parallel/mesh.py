@@ -87,6 +87,14 @@ def start_mesh(*, tensor_size: int = 1, context_size: int = 1) -> Mesh:
     return Mesh(dist.get_rank(), size, device, backend, tensor_size, context_size)
 
 
+def new_host_group(mesh: Mesh) -> dist.ProcessGroup | None:
+    """Return a group of all ranks for collectives of a second thread, on the host's memory.
+
+    None: a single process, without groups. Collective.
+    """
+    return dist.new_group(backend="gloo") if mesh.size > 1 else None
+
+
 def stop_mesh() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -80,6 +80,7 @@ def _plots(view: PageView) -> dict[str, Any]:
             if one.histograms
         },
         "accuracies": plots.plot_accuracies(view.evaluation) if view.evaluation else [],
+        "at_k": plots.plot_at_k(view.evaluation) if view.evaluation else [],
     }
 
 

@@ -130,6 +130,29 @@ def plot_accuracies(view: EvaluationView) -> list[Markup]:
     return [_plot_benchmark(view, index) for index in range(len(view.benchmarks))]
 
 
+def plot_at_k(view: EvaluationView) -> list[Markup]:
+    """Draw pass@k (solid) and majority@k (dashed) of every model, a plot per sampled benchmark."""
+    return [_plot_curves(view, index) for index in view.sampled]
+
+
+def _plot_curves(view: EvaluationView, index: int) -> Markup:
+    label = f"pass@k and majority@k on {view.benchmarks[index].name} by samples k"
+    with _figure(f"at-k-{index}", label, (300, 230)) as (figure, finish):
+        axes = figure.add_subplot()
+        for place, (model, figures) in enumerate(view.curves(index)):
+            ks, color = [one.k for one in figures], SERIES[place % len(SERIES)]
+            passed = [100 * one.pass_at_k for one in figures]
+            voted = [100 * one.majority for one in figures]
+            axes.plot(ks, passed, color=color, marker="o", markersize=3.5, label=_fit(model))
+            axes.plot(ks, voted, color=color, marker="o", markersize=3.5, linestyle=(0, (3, 2)))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("samples k")
+        axes.set_ylim(-2, 102)
+        axes.legend(loc="best")
+        return finish()
+
+
 def _plot_benchmark(view: EvaluationView, index: int) -> Markup:
     benchmark = view.benchmarks[index]
     rows = [(row.model, row.cells[index]) for row in reversed(view.models)]

@@ -14,7 +14,7 @@ from longrun.checkpoint.model_folder import (
     read_config,
     write_companions,
 )
-from longrun.config.stages import EngineConfig, TrainConfig
+from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError
 from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from longrun.config.stages import GuardSettings
+from longrun.config.training import GuardSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from longrun.checkpoint.sharded import (
     load_checkpoint,
     read_state,
 )
-from longrun.config.stages import TrainConfig
+from longrun.config.training import TrainConfig
 from longrun.errors import InputError, LongrunError, StaleError
 from longrun.formats import fingerprint
 from longrun.formats.plans import PackSet

@@ -15,16 +15,12 @@ one outcome. A node whose connection breaks is lost, and that ends the training 
     node 0 -> node 1   {"end": true}                     some node failed: end yours
     node 0 -> node 1   {"outcome": OUTCOME}              this is how it ended; leave with it
 
-One JSON value per line. This module never imports torch.
+See ``channel`` for how messages travel. This module never imports torch.
 """
 
-import fcntl
-import json
 import logging
 import os
-import select
 import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,9 +28,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longrun import errors
-from longrun.config.stages import EngineConfig
+from longrun.config.training import EngineConfig
 from longrun.errors import ConfigError, LaunchError, LongrunError, LostNodeError, StoppedError
 from longrun.formats import fingerprint
+from longrun.train.channel import Channel, LostError, free_port
 
 VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 MEETING_SECONDS = 900.0
@@ -42,7 +39,6 @@ MEETING_SECONDS = 900.0
 LAST_WORD_SECONDS = 60.0
 """How long the outcomes of the other nodes are waited for, once one node has failed."""
 _RETRY_SECONDS = 0.5
-_SIOCGIFADDR = 0x8915
 log = logging.getLogger(__name__)
 
 Outcome = dict[str, Any]
@@ -89,59 +85,6 @@ def read_place(num_nodes: int, environment: Mapping[str, str]) -> Place:
             " make them fit"
         )
     return Place(node, count, environment["MASTER_ADDR"], port)
-
-
-class LostError(Exception):
-    """The other end of a connection is gone."""
-
-
-@dataclass(slots=True)
-class Channel:
-    """JSON lines over one connection."""
-
-    connection: socket.socket
-    buffer: bytes = b""
-
-    def __post_init__(self) -> None:
-        """Notice within a minute that the other machine lost its power or its network."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                self.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message; a lost connection shows when the answer is read."""
-        try:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            log.debug("a node left before it was told %s", message)
-
-    def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next message; None: there was none within ``seconds``.
-
-        Raises:
-            LostError: the connection is gone.
-        """
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self.buffer:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self.connection], [], [], left)[0]:
-                return None
-            try:
-                data = self.connection.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                raise LostError
-            self.buffer += data
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        try:
-            message = json.loads(line)
-        except ValueError:
-            raise LostError from None
-        if not isinstance(message, dict):
-            raise LostError
-        return message
 
 
 @dataclass(slots=True)
@@ -340,35 +283,6 @@ def raise_outcome(outcome: Outcome) -> None:
     if outcome["rank"]:
         kind = getattr(errors, str(outcome["kind"]), LongrunError)
         raise kind(str(outcome["message"]))
-
-
-def interface_towards(address: str) -> str | None:
-    """Return the network interface that leads to ``address``; None: not known.
-
-    Source: netdevice(7); no packet is sent.
-    """
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))
-            own = probe.getsockname()[0]
-            for _, name in socket.if_nameindex():
-                request = struct.pack("256s", name.encode()[:15])
-                try:
-                    answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-                except OSError:
-                    continue  # an interface without an address
-                if socket.inet_ntoa(answer[20:24]) == own:
-                    return name
-    except OSError:
-        return None
-    return None
-
-
-def free_port(address: str) -> int:
-    """Return a port that nobody uses at an address of this machine."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 def _hash_of(config: EngineConfig) -> str:

@@ -6,7 +6,7 @@ not hold ends the stage and nothing is written. The workers' side is in ``provin
 
 import json
 
-from longrun.config.stages import VerifyConfig
+from longrun.config.training import VerifyConfig
 from longrun.formats.manifest import Manifest
 from longrun.formats.stage import CONFIG_NAME, open_stage
 from longrun.train.nodes import Peers, join_nodes, raise_outcome

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longrun.checkpoint.huggingface import load_weights
-from longrun.config.stages import VerifyConfig
+from longrun.config.training import VerifyConfig
 from longrun.formats.atomic import write_text
 from longrun.formats.plans import PackSet
 from longrun.nn.decoder import Decoder

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from longrun.checkpoint.model_folder import read_config
-from longrun.config.stages import TrainConfig
+from longrun.config.training import TrainConfig
 from longrun.formats.progress import Progress, format_count, show_progress
 from longrun.nn.costs import ModelShape, effective_length, model_flops
 from longrun.parallel.mesh import Mesh

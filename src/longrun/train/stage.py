@@ -14,7 +14,7 @@ from longrun.checkpoint.model_folder import (
     check_tokenizer_fits,
     read_arch,
 )
-from longrun.config.stages import EngineConfig, TrainConfig
+from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.checkpoint.model_folder import read_arch
-from longrun.config.stages import LossWeights, TrainConfig
+from longrun.config.training import LossWeights, TrainConfig
 from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet

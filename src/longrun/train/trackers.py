@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from longrun.config.stages import TrainConfig
+from longrun.config.training import TrainConfig
 from longrun.errors import ConfigError
 from longrun.formats.atomic import write_text
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from longrun.config.stages import TrainConfig, VerifyConfig
+from longrun.config.training import TrainConfig, VerifyConfig
 from longrun.errors import EXIT_STOPPED, LongrunError
 from longrun.formats.atomic import write_text
 from longrun.formats.processes import die_with_parent

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from longrun.checkpoint.saving import Retention, Saver
 from longrun.checkpoint.sharded import LoopState, load_checkpoint
-from longrun.config.stages import OptimizerSettings
+from longrun.config.training import OptimizerSettings
 from longrun.optim.optimizers import Optimizers
 from longrun.parallel.mesh import Mesh
 

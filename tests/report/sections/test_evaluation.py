@@ -1,5 +1,6 @@
 """The table of accuracies."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 
 from longrun.errors import InputError
+from longrun.report.page import render_page
+from longrun.report.plots import plot_at_k
+from longrun.report.report import view_page
 from longrun.report.sections.evaluation import EvaluationView, view_evaluation
 from longrun.report.stages import read_stages
 
@@ -54,3 +58,36 @@ def test_a_missing_summary_is_named(miniature: list[Path]) -> None:
     (miniature[-1] / "summary.json").unlink()
     with pytest.raises(InputError, match=r"scores/summary\.json"):
         view(miniature)
+
+
+def test_samples_give_curves_and_sources_give_rows(writer: Callable[..., Any]) -> None:
+    run = writer()
+    predictions = run.stage("predictions", "generate", {}, {})
+    folder = run.evaluate(predictions, {"base": 0.5}, "scores")
+    summary = json.loads((folder / "summary.json").read_text())
+    at_k = [
+        {
+            "k": k,
+            "pass_at_k": 0.5 + k / 10,
+            "pass_interval": [0.3, 0.9],
+            "majority": 0.5,
+            "majority_interval": [0.3, 0.7],
+            "best": None,
+            "best_interval": None,
+        }
+        for k in (1, 2)
+    ]
+    summary["rows"][1]["at_k"] = at_k
+    summary["parts"] = [summary["rows"][0] | {"source": "aime"}]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    found = view([folder])
+    assert found.sampled == [1]
+    assert [(model, [one.k for one in curve]) for model, curve in found.curves(1)] == [
+        ("base", [1, 2])
+    ]
+    assert [(model, row.source) for model, row in found.parts] == [("base", "aime")]
+    (plot,) = plot_at_k(found)
+    assert "pass@k and majority@k on tir" in plot
+    view_of_page = render_page(view_page("Samples", read_stages([folder])))
+    assert "majority@k dashed" in view_of_page
+    assert "<td>aime</td>" in view_of_page

@@ -7,9 +7,9 @@ and log-sum-exps of the parts::
 
     l = log(exp(l1) + exp(l2))        o = exp(l1 - l) o1 + exp(l2 - l) o2
 
-and the gradient is the sum of the parts' gradients, each formed with the joint o and l. Against the
-mask it replaced, for 1,024 queries of 4,096 keys (float32, 8 heads, ``bench/attention_cpu.py``): a
-quarter less time, and no mask of queries times keys.
+and the gradient is the sum of the parts' gradients, each formed with the joint o and l. Against one
+call with a mask, for 1,024 queries of 4,096 keys (8 heads, ``bench/attention_cpu.py``): a fifth
+less time, and no memory of queries times keys.
 
 16-bit inputs are computed in float32, which is no slower here and rounds once, except for the
 backward pass of long documents.
@@ -31,8 +31,8 @@ from longrun.nn.kernels.segments import (
 NARROW_BACKWARD_TOKENS = 512
 """Keys from which the backward pass of a document is faster in 16 bits than in float32.
 
-Below, the 16-bit kernel packs its operands for longer than it multiplies: 2 to 13 times slower at
-32 to 128 tokens with heads of 32 to 128 channels (``bench/attention_cpu.py``)."""
+Below, the 16-bit kernel packs its operands for longer than it multiplies: a pack of 125 documents
+of 33 tokens takes 3.7 times as long, forward and backward (``bench/attention_cpu.py``)."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow, read_summary
+from longrun.formats.predictions import AtK, DifferenceRow, Summary, SummaryRow, read_summary
 from longrun.report.stages import FinishedStage, Graph
 
 
@@ -48,6 +48,21 @@ class EvaluationView:
     benchmarks: list[Benchmark]
     models: list[ModelRow]
     differences: list[DifferenceRow]
+    parts: list[tuple[str, SummaryRow]]
+    """``(model, figures)`` of every source and mode of benchmarks that mix several."""
+
+    @property
+    def sampled(self) -> list[int]:
+        """Return the indices of the benchmarks with several solutions per problem."""
+        return [index for index in range(len(self.benchmarks)) if self.curves(index)]
+
+    def curves(self, index: int) -> list[tuple[str, list[AtK]]]:
+        """Return ``(model, figures by k)`` of the models sampled more than once."""
+        return [
+            (row.model, cell.figures.at_k)
+            for row in self.models
+            if (cell := row.cells[index]) is not None and cell.figures.at_k
+        ]
 
 
 def view_evaluation(graph: Graph) -> EvaluationView | None:
@@ -75,7 +90,12 @@ def view_evaluation(graph: Graph) -> EvaluationView | None:
     ]
     benchmarks = [_benchmark(key, rows) for key, rows in columns.items()]
     differences = [row for summary in summaries for row in _between_neighbours(summary)]
-    return EvaluationView(benchmarks, models, differences)
+    parts = [
+        (labels[stage.name, row.model], row)
+        for stage, summary in zip(stages, summaries, strict=True)
+        for row in summary.parts
+    ]
+    return EvaluationView(benchmarks, models, differences, parts)
 
 
 def label_models(

@@ -1,0 +1,99 @@
+"""The verb ``inspect``: a document coloured by span, the documents of a pack, whole files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from longrun.cli.show import make_console
+from longrun.config.training import LossWeights
+from longrun.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to ``app``."""
+    app.command()(inspect)
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Output folder of prepare, merge or pack.")],
+    document: Annotated[int, typer.Option(help="Document to show, from 0 on.")] = 0,
+    pack: Annotated[int | None, typer.Option(help="List the documents of this pack.")] = None,
+    epoch: Annotated[int, typer.Option(help="Plan that --pack counts in.")] = 0,
+    split: Annotated[str, typer.Option(help="train or validation.")] = "train",
+    weights: Annotated[
+        str, typer.Option(help="Loss weights, as in tool_output=1,thinking=0.5.")
+    ] = "",
+    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Verify every shard's checksum.")] = False,
+) -> None:
+    """Show a document by span with its weights, or a pack, or check that no file is damaged."""
+    from longrun.data.inspect import documents_folder
+
+    console = make_console()
+    source = documents_folder(folder)
+    if check:
+        _check(console, source)
+    elif pack is not None:
+        _show_pack(console, folder, epoch, pack)
+    else:
+        _show_document(console, (source, split, document), _parse_weights(weights), html)
+
+
+def _parse_weights(text: str) -> LossWeights:
+    pairs = (pair.partition("=") for pair in text.split(",") if pair)
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    return LossWeights.parse(values, "weights")
+
+
+def _check(console: Console, folder: Path) -> None:
+    from longrun.data.inspect import find_damage
+
+    damage = list(find_damage(folder))
+    for line in damage:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if damage:
+        raise InputError(f"{folder}: {len(damage)} damaged: {damage[0]}; prepare it again")
+    console.print(f"{folder}: every shard is as it was written", soft_wrap=True, highlight=False)
+
+
+def _show_document(
+    console: Console, place: tuple[Path, str, int], weights: LossWeights, html: Path | None
+) -> None:
+    from longrun.data.inspect import COLOURS, render_html, show_document
+    from longrun.formats.spans import SpanKind
+
+    weight_of = {kind: float(getattr(weights, kind.name.lower(), 0.0)) for kind in SpanKind}
+    origin, spans = show_document(*place, weight_of | {SpanKind.STOP: 1.0})
+    if html is not None:
+        html.write_text(render_html(origin, spans), encoding="utf-8")
+        console.print(f"written: {html}", soft_wrap=True, highlight=False)
+        return
+    console.print(f"{origin.path}:{origin.line} ({origin.mode})", soft_wrap=True, highlight=False)
+    for span in spans:
+        style = COLOURS[span.kind] if span.weight else f"{COLOURS[span.kind]} italic"
+        label = f"[{span.kind.name.lower()}, {span.num_tokens} tokens, weight {span.weight:g}]"
+        console.print(Text(label, style=f"bold {COLOURS[span.kind]}"))
+        console.print(Text(span.text, style=style), soft_wrap=True)
+
+
+def _show_pack(console: Console, folder: Path, epoch: int, pack: int) -> None:
+    from longrun.formats.plans import PackSet
+
+    packs = PackSet.open(folder)
+    plan = packs.plan(epoch)
+    if not 0 <= pack < len(plan):
+        raise InputError(f"pack {pack}: {folder} has {len(plan)} in epoch {epoch}, from 0 on")
+    members = plan[pack].tolist()
+    tokens = sum(int(packs.training.lengths[member]) for member in members)
+    table = Table(title=f"pack {pack}: {tokens} of {packs.pack_size} tokens", title_justify="left")
+    for column in ("document", "tokens", "mode", "from"):
+        table.add_column(column)
+    for member in members:
+        origin = packs.training.origin(member)
+        length = str(packs.training.lengths[member])
+        table.add_row(str(member), length, origin.mode, f"{origin.path}:{origin.line}")
+    console.print(table)

@@ -1,0 +1,147 @@
+"""Expressions over the columns of a record: a small part of Python's syntax, nothing of its power.
+
+Names are columns; there are no attributes, no indices and no functions but those below. An
+expression is checked when the settings are read and can do nothing but compare values::
+
+    number(pass_rate_72b_tir) <= 0.3 and "geometry" not in lower(problem)
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from longrun.errors import InputError
+
+Evaluate = Callable[[Mapping[str, Any]], Any]
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda item, group: item in group,
+    ast.NotIn: lambda item, group: item not in group,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+}
+
+
+def _number(value: Any) -> float:
+    """Return a number, or not-a-number, which is neither above nor below anything."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "len": len,
+    "lower": lambda text: str(text).lower(),
+    "number": _number,
+    "words": lambda text: len(str(text).split()),
+    "startswith": lambda text, start: str(text).startswith(start),
+    "endswith": lambda text, end: str(text).endswith(end),
+    "min": min,
+    "max": max,
+    "abs": abs,
+}
+
+
+def compile_expression(text: str) -> Evaluate:
+    """Return the function that evaluates ``text`` on a record.
+
+    The function raises ``InputError`` where a column is missing or values cannot be compared.
+
+    Raises:
+        ValueError: the text is not an expression of this kind.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not an expression ({error})") from None
+    evaluate = _build(tree.body)
+
+    def run(record: Mapping[str, Any]) -> Any:
+        try:
+            return evaluate(record)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"expression {text!r} cannot be evaluated ({error})") from None
+
+    return run
+
+
+def _build(node: ast.expr) -> Evaluate:
+    match node:
+        case ast.Constant(value=str() | int() | float() | bool() | None as value):
+            return lambda record: value
+        case ast.Name(id=name):
+            return lambda record: _column(record, name)
+        case ast.BoolOp(op=op, values=values):
+            parts = [_build(value) for value in values]
+            combine = all if isinstance(op, ast.And) else any
+            return lambda record: combine(part(record) for part in parts)
+        case ast.UnaryOp(op=ast.Not() | ast.USub() as op, operand=operand):
+            inner = _build(operand)
+            change = operator.not_ if isinstance(op, ast.Not) else operator.neg
+            return lambda record: change(inner(record))
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            return _build_comparison(left, ops, comparators)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return _build_arithmetic(_ARITHMETIC[type(op)], _build(left), _build(right))
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+            parts = [_build(item) for item in items]
+            return lambda record: [part(record) for part in parts]
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            parts = [_build(argument) for argument in arguments]
+            function = FUNCTIONS[name]
+            return lambda record: function(*(part(record) for part in parts))
+    raise ValueError(
+        f"{ast.unparse(node)!r} is not allowed in an expression; columns, constants, comparisons,"
+        f" and, or, not, in, + - * / % and {', '.join(FUNCTIONS)} are"
+    )
+
+
+def _build_comparison(left: ast.expr, ops: list[ast.cmpop], others: list[ast.expr]) -> Evaluate:
+    for op in ops:
+        if type(op) not in _COMPARE:
+            raise ValueError("`is` is not allowed in an expression; use == or !=")
+    compare = [_COMPARE[type(op)] for op in ops]
+    sides = [_build(side) for side in (left, *others)]
+
+    def evaluate(record: Mapping[str, Any]) -> bool:
+        values = [side(record) for side in sides]
+        return all(
+            one(before, after)
+            for one, before, after in zip(compare, values, values[1:], strict=False)
+        )
+
+    return evaluate
+
+
+def _build_arithmetic(
+    compute: Callable[[Any, Any], Any], left: Evaluate, right: Evaluate
+) -> Evaluate:
+    def evaluate(record: Mapping[str, Any]) -> float:
+        values = (left(record), right(record))
+        for value in values:
+            if not isinstance(value, int | float):
+                raise TypeError(f"{value!r:.40} is not a number; use number(...)")
+        return float(compute(*values))
+
+    return evaluate
+
+
+def _column(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record:
+        raise InputError(
+            f"column {name} is missing, an expression needs it; the record has {', '.join(record)}"
+        )
+    return record[name]

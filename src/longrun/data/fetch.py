@@ -1,0 +1,105 @@
+"""The stage ``fetch``: splits of a data set on the Hugging Face Hub, as Parquet files in folders.
+
+Everything after this stage works on files alone. An interrupted download goes on where it was.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from longrun.config.stages import FetchConfig
+from longrun.errors import InputError, ResourceError
+from longrun.formats.manifest import Manifest
+from longrun.formats.progress import show_progress
+from longrun.formats.stage import open_stage
+
+_CACHE = ".cache"
+log = logging.getLogger(__name__)
+
+
+def run(config: FetchConfig) -> Manifest:
+    """Download the splits of ``config`` into ``output_dir/SPLIT/*.parquet``.
+
+    Raises:
+        ResourceError: the extra ``hub`` is not installed, or the Hub cannot be reached.
+        InputError: the Hub has no such data set, or it has no such split.
+    """
+    with open_stage("fetch", config) as stage:
+        if stage.finished is not None:
+            return stage.finished
+        names = _list_files(config)
+        chosen = {split: choose_files(names, split) for split in config.splits}
+        for split, files in chosen.items():
+            if not files:
+                raise InputError(
+                    f"fetch: {config.dataset} has no Parquet file of split {split!r}; it has"
+                    f" {', '.join(sorted(name for name in names if name.endswith('.parquet'))[:9])}"
+                )
+        total = sum(map(len, chosen.values()))
+        with show_progress("fetch", total, "files") as progress:
+            for split, files in chosen.items():
+                (stage.folder / split).mkdir(exist_ok=True)
+                for name in files:
+                    target = stage.folder / split / Path(name).name
+                    if not target.exists():
+                        os.replace(_download(config, name, stage.folder / _CACHE), target)
+                    progress.advance()
+        return stage.finish(counts={"files": total})
+
+
+def choose_files(names: list[str], split: str) -> list[str]:
+    """Return the Parquet files of a split, by the naming rules of the Hub.
+
+    >>> choose_files(["data/cot-00000-of-00002.parquet", "data/tir-00000-of-00001.parquet"], "cot")
+    ['data/cot-00000-of-00002.parquet']
+    """
+    found = []
+    for name in sorted(names):
+        path = Path(name)
+        if path.suffix == ".parquet" and (
+            path.stem == split or path.stem.startswith(f"{split}-") or path.parent.name == split
+        ):
+            found.append(name)
+    return found
+
+
+def _list_files(config: FetchConfig) -> list[str]:
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise ResourceError(
+            f"fetch: {error.name} is not installed; pip install 'longrun[hub]'"
+        ) from None
+    try:
+        return list(
+            HfApi().list_repo_files(config.dataset, repo_type="dataset", revision=config.revision)
+        )
+    except HfHubHTTPError as error:
+        raise InputError(f"fetch: {config.dataset} at {config.revision}: {error}") from None
+    except Exception as error:  # noqa: BLE001  (its network library differs between versions)
+        raise ResourceError(_unreachable(config.dataset, error)) from None
+
+
+def _download(config: FetchConfig, name: str, cache: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(
+            hf_hub_download(
+                config.dataset,
+                name,
+                repo_type="dataset",
+                revision=config.revision,
+                local_dir=cache,
+            )
+        )
+    except Exception as error:  # noqa: BLE001  (as above; a full disk too is an OSError here)
+        raise ResourceError(_unreachable(f"{config.dataset}/{name}", error)) from None
+
+
+def _unreachable(what: str, error: Exception) -> str:
+    return (
+        f"fetch: {what} cannot be fetched ({type(error).__name__}: {error}); run the same command"
+        " again where there is network, or copy the Parquet files here and name them in prepare"
+    )

@@ -1,0 +1,99 @@
+"""Benchmarks as data: a file of problems, and what its columns are called. It downloads nothing."""
+
+import contextlib
+import itertools
+from typing import Any
+
+import msgspec
+
+from longrun.config.evaluation import Benchmark
+from longrun.config.values import Mode
+from longrun.errors import InputError
+from longrun.formats.predictions import Problem, convert_row, read_rows
+
+
+class BenchmarkRow(msgspec.Struct, kw_only=True):
+    """The columns of a problem that Longrun knows; a prompt may need others."""
+
+    problem: str
+    expected_answer: str | int | float
+    id: str | int | None = None
+    mode: Mode | None = None
+    source: str | None = None
+    total_code_executions: int | None = None
+    candidates: list[str] | None = None
+    """Final answers of the solutions to choose from, in the order of the prompt."""
+    group: str | int | None = None
+    """Selection rows that vote together: the id of the problem whose solutions they judge."""
+
+
+def read_benchmark(benchmark: Benchmark) -> list[Problem]:
+    """Read the problems of ``benchmark``, at most ``limit`` of them.
+
+    Raises:
+        InputError: the file is missing or empty, a line is not an object of the expected fields,
+            an id occurs twice, or a selection problem brings no candidates.
+    """
+    with contextlib.closing(read_rows(benchmark.path, dict[str, Any])) as lines:
+        wanted = itertools.islice(lines, benchmark.limit)
+        problems = [_complete(record, benchmark, line) for line, record in wanted]
+    if benchmark.problems and benchmark.limit is None and len(problems) != benchmark.problems:
+        raise InputError.at(
+            benchmark.path,
+            None,
+            f"holds {len(problems)} problems, {benchmark.like or benchmark.name} has"
+            f" {benchmark.problems}; name the whole file, or set problems: null or a limit",
+        )
+    if not problems:
+        raise InputError.at(benchmark.path, None, "holds no problem; give one JSON object per line")
+    seen: dict[str, int] = {}
+    for problem in problems:
+        if problem.id in seen:
+            raise InputError.at(
+                benchmark.path,
+                problem.line,
+                f"id: {problem.id!r} is also the id in line {seen[problem.id]};"
+                " make ids unique or leave them out",
+            )
+        seen[problem.id] = problem.line
+    return problems
+
+
+def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Problem:
+    record = _with_columns(record, benchmark)
+    row = convert_row(record, BenchmarkRow, benchmark.path, line)
+    mode = row.mode or benchmark.mode
+    budget = row.total_code_executions
+    answer = str(row.expected_answer)
+    if benchmark.answer_after:
+        answer = answer.rpartition(benchmark.answer_after)[2]
+    if not answer.strip():
+        raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
+    if mode == "genselect" and row.candidates is None:
+        problem = "candidates is missing; list the answers to choose from"
+        raise InputError.at(benchmark.path, line, problem)
+    if budget is not None and budget < 0:
+        problem = f"total_code_executions is {budget}; it must be at least 0"
+        raise InputError.at(benchmark.path, line, problem)
+    return Problem(
+        id=f"{benchmark.name}-{line}" if row.id is None else str(row.id),
+        mode=mode,
+        source=row.source or benchmark.name,
+        problem=row.problem,
+        expected_answer=answer.strip(),
+        total_code_executions=budget,
+        candidates=row.candidates or [],
+        group=None if row.group is None else str(row.group),
+        line=line,
+        record=record,
+    )
+
+
+def _with_columns(record: dict[str, Any], benchmark: Benchmark) -> dict[str, Any]:
+    """Return ``record`` with the columns that others stand for."""
+    found = dict(record)
+    for name, others in benchmark.columns.items():
+        present = [record[other] for other in others if other in record]
+        if name not in record and present:
+            found[name] = present[0]
+    return found

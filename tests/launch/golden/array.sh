@@ -1,0 +1,95 @@
+#!/bin/bash
+#SBATCH --job-name=tiny-prepare
+#SBATCH --output=/runs/tiny/jobs/prepare/parts/%a/log.txt
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --array=1-4
+#SBATCH --requeue
+# Job prepare of experiment tiny. To start it again by hand:
+# sbatch /runs/tiny/jobs/prepare/job.sh
+set -u
+job=/runs/tiny/jobs/prepare
+after=()
+
+attempt=${SLURM_JOB_ID:-here-$$}.${SLURM_RESTART_COUNT:-0}
+folder=$job
+put() { printf '%s\n' "$2" > "$folder/.$1.$$.tmp" && mv -f "$folder/.$1.$$.tmp" "$folder/$1"; }
+exit_of() { cat "$1/exit" 2> /dev/null; }
+begin() { put attempt "$attempt"; rm -f "$folder/exit"; }
+# Only the newest attempt says how it ended: on a node that was lost an older one may live on.
+end() { if [ "$(cat "$folder/attempt")" = "$attempt" ]; then put exit "$1"; fi; }
+say() { echo "longrun: $*" >&2; }
+
+if [ "$(exit_of "$job")" = 0 ]; then say "$job is done"; exit 0; fi
+# A later job of a chain goes on where the one before it stopped, unless that one failed.
+if [ "${1:-}" = continued ]; then
+  case "$(exit_of "$job")" in '' | 75) ;; *) say "an earlier job failed"; exit 1 ;; esac
+fi
+id=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}
+if [ -n "$id" ] && ! grep -qx "$id" "$job/ids" 2> /dev/null; then
+  echo "$id" >> "$job/ids"
+fi
+# What the scheduler was told is an optimisation; the exit files are the truth. A network file
+# system may show one late.
+for before in ${after[@]+"${after[@]}"}; do
+  for _ in $(seq "${LONGRUN_FILE_SECONDS:-30}"); do
+    if [ -e "$before/exit" ]; then break; fi
+    sleep 1
+  done
+  if [ "$(exit_of "$before")" != 0 ]; then
+    say "cancelled: $before did not finish"
+    put exit 213
+    exit 213
+  fi
+done
+
+export LONGRUN_PROGRESS=/runs/tiny/jobs/prepare/progress.json
+export LONGRUN_LOCK_SECONDS=600
+export LONGRUN_NUM_PARTS=10
+
+warned= stopped= child=
+# Slurm itself ends the command at a SIGTERM; srun would do so at once, but passes SIGUSR1 on.
+on_warning() { signal=1 warned=1; kill -USR1 "$child" 2> /dev/null; }
+on_stop() { signal=1 stopped=1; kill -USR1 "$child" 2> /dev/null; }
+trap on_warning USR1
+trap on_stop TERM INT
+run() {
+  export LONGRUN_FOLDER=$folder
+  rm -rf "$folder/nodes"
+  mkdir "$folder/nodes"
+  srun --nodes=1 --ntasks=1 --kill-on-bad-exit=1 bash /runs/tiny/jobs/prepare/command.sh < /dev/null &
+  child=$!
+  while :; do  # a signal ends `wait`, not the command
+    signal=
+    wait "$child"
+    code=$?
+    if [ -z "$signal" ]; then break; fi
+  done
+}
+
+failed=0
+for part in $(seq "${SLURM_ARRAY_TASK_ID:-${LONGRUN_TASK:-1}}" 4 10); do
+  folder=$job/parts/$part
+  mkdir -p "$folder"
+  if [ "$(exit_of "$folder")" = 0 ]; then continue; fi
+  begin
+  export LONGRUN_PART=$part
+  run
+  end "$code"
+  if [ "$code" -ne 0 ]; then failed=$code; break; fi
+done
+folder=$job
+if [ "$failed" -ne 0 ]; then put exit "$failed"; exit "$failed"; fi
+# The task that finds every part done says that the job is done.
+for part in $(seq 10); do
+  if [ "$(exit_of "$job/parts/$part")" != 0 ]; then exit 0; fi
+done
+put exit 0
+--- command.sh
+#!/bin/bash
+# What job.sh of prepare starts, once on every node.
+touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"
+cd /home/me || exit 2
+echo $LONGRUN_PART
