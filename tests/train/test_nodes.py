@@ -128,7 +128,7 @@ def test_an_error_of_node_0_is_the_error_of_all_nodes(world, start, tmp_path):
     pair = [start(config, node, port) for node in (0, 1)]
     said = [process.communicate()[0] for process in pair]
     assert said[0] == said[1]
-    assert "ConfigError train.num_processes: 1 on 2 nodes is above global_batch_size 1" in said[0]
+    assert said[0].startswith("ConfigError train.num_processes")
 
 
 def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, monkeypatch):
