@@ -154,6 +154,12 @@ def test_ranks_that_wait_get_micro_steps_of_equal_cost_and_number():
     assert dealt.costs == ((9.0, 2.0), (8.0, 1.0), (7.0, 4.0), (6.0, 3.0))
 
 
+def test_documents_of_like_length_stand_side_by_side_and_even_out_within_a_micro_step():
+    dealt = deal_batch(arrays([[9, 5], [8, 4]]), 0.0, Ranks(2, 2), "documents", 14)
+    # Documents 0 to 3 have 9, 5, 8 and 4 tokens; the slices are 9, 8 and 5, 4.
+    assert dealt.hands == (((0, 3),), ((1, 2),))
+
+
 @pytest.mark.parametrize(("per_rank", "bound"), [(4, 0.005), (2, 0.03)])
 @pytest.mark.parametrize("share", [1.5e-5, 5e-5], ids=["32B", "1.5B"])
 def test_a_realistic_batch_loses_little_when_documents_are_dealt(per_rank, bound, share):
