@@ -166,7 +166,7 @@ def test_computing_more_again_keeps_less(case):
 
 
 FAKE = [
-    "model=7b layers=2 ranks=64 tensor=4 context=2 sharding=full recompute=full",
+    "model=7b layers=3 ranks=64 tensor=4 context=2 sharding=full recompute=full",
     "model=32b layers=2 ranks=512 tensor=8 context=4 sharding=states",
 ]
 
