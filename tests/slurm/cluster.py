@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from longrun.formats.processes import die_with_parent
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue")
 PATH = os.pathsep.join(["/usr/sbin", "/sbin", os.environ["PATH"]])
 CONFIG = """
@@ -161,6 +163,7 @@ class SlurmCluster:
                 os.kill(process, signal.SIGKILL)
 
     def _start(self, name: str, command: list[str]) -> None:
+        parent = os.getpid()
         with open(self.folder / "log" / f"{name}.out", "ab") as log:
             self._daemons[name] = subprocess.Popen(
                 command,
@@ -169,6 +172,7 @@ class SlurmCluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - no threads here
             )
 
     def _end(self, name: str, number: int) -> None:

@@ -250,13 +250,13 @@ def _ending(cluster: Cluster, job: Job) -> str:
 
 _AGAIN = """\
 why=
-if [ "$code" -eq {stopped} ]; then why="it stopped with its work saved"; fi
+if [ "$code" -eq {stopped} ]; then why="it stopped and can go on"; fi
 if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
 if [ "$code" -ne 0 ] && [ "$(ls "$folder/nodes" | wc -l)" -lt {num_nodes} ]; then
   why="it did not start on every node"
 fi
 if [ -n "$why" ] && [ -z "$stopped" ]; then
-{requeue}  say "$why; started again, it goes on"
+{requeue}  say "$why"
   code={stopped}
 fi
 """

@@ -72,13 +72,13 @@ run() {
 
 run
 why=
-if [ "$code" -eq 75 ]; then why="it stopped with its work saved"; fi
+if [ "$code" -eq 75 ]; then why="it stopped and can go on"; fi
 if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
 if [ "$code" -ne 0 ] && [ "$(ls "$folder/nodes" | wc -l)" -lt 1 ]; then
   why="it did not start on every node"
 fi
 if [ -n "$why" ] && [ -z "$stopped" ]; then
-  say "$why; started again, it goes on"
+  say "$why"
   code=75
 fi
 end "$code"

@@ -90,7 +90,7 @@ run() {
 
 run
 why=
-if [ "$code" -eq 75 ]; then why="it stopped with its work saved"; fi
+if [ "$code" -eq 75 ]; then why="it stopped and can go on"; fi
 if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
 if [ "$code" -ne 0 ] && [ "$(ls "$folder/nodes" | wc -l)" -lt 2 ]; then
   why="it did not start on every node"
@@ -101,7 +101,7 @@ if [ -n "$why" ] && [ -z "$stopped" ]; then
     trap - TERM
     if scontrol requeue "$SLURM_JOB_ID"; then sleep 120; fi
   fi
-  say "$why; started again, it goes on"
+  say "$why"
   code=75
 fi
 end "$code"
