@@ -1,7 +1,9 @@
 """One real Slurm for all tests of this folder, and a folder with a cluster file for each test."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory) -> Iterator[SlurmCluster]:
+def slurm() -> Iterator[SlurmCluster]:
     """A running cluster of three nodes; skips, and says so, where Slurm is not installed."""
     missing = missing_programs()
     if missing:
@@ -26,13 +28,16 @@ def slurm(tmp_path_factory) -> Iterator[SlurmCluster]:
             f"NO TEST AGAINST A REAL SLURM: {', '.join(missing)} not installed; apt-get install"
             " slurmctld slurmd slurm-client munge"
         )
-    folder = tmp_path_factory.mktemp("slurm")
+    # Not in pytest's own folder: munged wants a socket that everybody can reach.
+    folder = Path(tempfile.mkdtemp(prefix="longrun-slurm-"))
+    folder.chmod(0o755)
     cluster = SlurmCluster(folder, plugins=_build_pyxis_double(folder))
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build_pyxis_double(folder: Path) -> str:

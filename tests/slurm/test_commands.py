@@ -7,7 +7,7 @@ import pytest
 from longrun import run_cmd, wrap_arguments
 from longrun.errors import ConfigError, LaunchError
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("slurm")]
 
 
 def start(desk, name: str, command: str, **options):

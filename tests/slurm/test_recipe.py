@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600), pytest.mark.xdist_group("slurm")]
 STEPS = 400
 TRAIN = {
     "max_steps": STEPS,

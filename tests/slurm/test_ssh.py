@@ -12,7 +12,7 @@ import yaml
 
 from longrun.train.nodes import free_port
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("slurm")]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin")
 
 

@@ -33,7 +33,8 @@ def test_every_step_has_its_speeds_shares_memory_and_time_left(trained):
         assert line["supervised_tokens_per_second"] == pytest.approx(supervised, rel=1e-3)
         assert 0 <= line["data_wait_share"] <= 1
         assert 50e6 < line["peak_memory_bytes"] <= peak_memory_bytes(ALONE.device)
-        assert set(TIMING_FIELDS) <= set(line)
+        # One process has nobody to wait for.
+        assert set(TIMING_FIELDS) - {"measured_imbalance"} <= set(line)
     assert lines[-1]["seconds_left"] == 0
     middle = sorted(line["seconds"] for line in lines[:2])
     assert lines[1]["seconds_left"] == pytest.approx(2 * sum(middle) / 2, abs=0.06)
