@@ -30,15 +30,17 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
     from longrun.nn.layout import build_layout
     from longrun.optim.optimizers import build_optimizers
     from longrun.parallel.data import distribute
+    from longrun.parallel.layouts import Layout
     from longrun.parallel.mesh import start_mesh
     from longrun.train.step import MicroStep, compute_gradients, count
 
     arch, dtype = read_arch(folder / MODEL_NAME), getattr(torch, settings.dtype)
     mesh = start_mesh()
     backend = choose_backend("auto", mesh.device, dtype, arch.head_dim)
-    model = Decoder(arch, backend=backend, compute_dtype=dtype)
+    with torch.device("meta"):
+        model = Decoder(arch, backend=backend, compute_dtype=dtype)
+    distributed = distribute(model, mesh, Layout())
     load_weights(folder / MODEL_NAME, model)
-    distributed = distribute(model, mesh, "replicate")
     optimizers = build_optimizers(
         distributed.model, OptimizerSettings(weight_decay=0.0, beta2=BETAS[1], eps=EPSILON)
     )
@@ -49,9 +51,10 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
         micro_steps = [MicroStep(0, build_layout(weighted))]
         gradients = compute_gradients(
             distributed,
+            mesh,
             micro_steps,
             num_packs=1,
-            weight=count(micro_steps).weight,
+            weight=count(micro_steps, mesh).weight,
             chunk_tokens=1024,
             clip_norm=CLIP_NORM,
         )

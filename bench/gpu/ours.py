@@ -16,6 +16,7 @@ from longrun.nn.layout import PackLayout, build_layout
 from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
 from longrun.parallel.data import distribute
+from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import start_mesh
 from longrun.train.step import MicroStep, compute_gradients, count
 from peers import BETAS, CLIP_NORM, EPSILON
@@ -39,15 +40,14 @@ class Engine:
             arch.head_dim,
             measure=lambda names: time_backends(names, lengths, heads, dtype, device()),
         )
-        with torch.device(device()):
+        mesh = start_mesh()
+        with torch.device("meta"):
             model = Decoder(
                 arch, backend=self.backend, recompute=recompute, compute_dtype=torch.bfloat16
             )
-        fill(model.named_parameters())
-        if compiled:
-            for layer in model.model.layers:
-                layer.compile()
-        self.model = distribute(model, start_mesh(), "replicate")
+        self._mesh = mesh
+        self.model = distribute(model, mesh, Layout(), compiled=compiled)
+        fill(self.model.model.named_parameters())
         self._optimizers = build_optimizers(
             self.model.model, OptimizerSettings(weight_decay=0.0, beta2=BETAS[1], eps=EPSILON)
         )
@@ -59,9 +59,10 @@ class Engine:
         ]
         gradients = compute_gradients(
             self.model,
+            self._mesh,
             micro_steps,
             num_packs=len(packs),
-            weight=count(micro_steps).weight,
+            weight=count(micro_steps, self._mesh).weight,
             chunk_tokens=CHUNK_TOKENS,
             clip_norm=CLIP_NORM,
         )

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from longrun.config.recipe import Recipe, resolve
+from longrun.train.metrics import TIMING_FIELDS
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 
@@ -44,7 +45,7 @@ stages:
 """)
 NAMED_BY_CHANCE = ".metadata"
 """torch's index of a sharded checkpoint holds a random id and its own path; tensors do not."""
-TIMINGS = {"seconds", "tokens_per_second", "wall_seconds", "started_at", "when", "data_seconds"}
+TIMINGS = {"wall_seconds", "started_at", "when", "data_seconds", *TIMING_FIELDS}
 
 
 @pytest.fixture(scope="module")
