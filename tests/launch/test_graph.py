@@ -99,12 +99,12 @@ def test_folders_that_are_named_as_inside_are_looked_at_outside(tmp_path):
         "executor": "slurm",
         "job_dir": "/lustre/me/runs",
         "container_runtime": "pyxis",
-        "mounts": ["/lustre:/lustre", "/lustre/me/work:/workspace", "/lustre/data:/workspace/data"],
+        "mounts": ["/lustre:/lustre", "/lustre/me/lab:/workspace", "/lustre/data:/workspace/data"],
     }
     recipe = resolve(RAW, ["output_dir=/workspace/out"], "small")
     seen = seen_from_host(Cluster.parse(values, "x"), recipe)
-    assert seen.output_dir == Path("/lustre/me/work/out")
-    assert seen.stage("pack").config.documents == Path("/lustre/me/work/out/prepare")
+    assert seen.output_dir == Path("/lustre/me/lab/out")
+    assert seen.stage("pack").config.documents == Path("/lustre/me/lab/out/prepare")
     moved = resolve(RAW, ["prepare.tokenizer=/workspace/data/model"], "small")
     seen = seen_from_host(Cluster.parse(values, "x"), moved)
     assert seen.stage("prepare").config.tokenizer == Path("/lustre/data/model")
