@@ -5,8 +5,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 _PYTHON_API = {
-    "run_cmd": "longrun.launch.commands",
-    "wrap_arguments": "longrun.launch.commands",
+    **dict.fromkeys(("run_cmd", "wrap_arguments"), "longrun.launch.commands"),
+    **dict.fromkeys(
+        ("prepare", "merge", "pack", "train", "average", "convert", "generate", "evaluate"),
+        "longrun.launch.verbs",
+    ),
+    "get_prompt": "longrun.data.layouts",
 }
 """Name -> module. Imported when used: `import longrun` alone stays free of everything."""
 

@@ -1,12 +1,21 @@
 """The verbs about clusters: setup, run_cmd."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from longrun.cli.options import ClusterName, ConfigDir, DryRun, RunAfter, choose_cluster, names_in
+from longrun.cli.options import (
+    ClusterName,
+    ConfigDir,
+    DryRun,
+    LogDir,
+    Partition,
+    RunAfter,
+    TimeLimit,
+    choose_cluster,
+    names_in,
+)
 from longrun.cli.show import make_line_watcher, print_scripts
 from longrun.config.base import nearest
 from longrun.config.cluster import DEFAULT_FOLDER, Cluster, JobSettings
@@ -66,10 +75,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
     config_dir: ConfigDir = None,
     expname: Annotated[str, typer.Option(help="Name to find it by.")] = DEFAULT_NAME,
     container: Annotated[str | None, typer.Option(help="Image, or its short name.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition of the job.")] = None,
-    time_limit: Annotated[
-        str | None, typer.Option("--time_limit", help="Wall time, as in 30m, 4h, 3d.")
-    ] = None,
+    partition: Partition = None,
+    time_limit: TimeLimit = None,
     num_gpus: Annotated[int | None, typer.Option("--num_gpus", help="GPUs of each node.")] = None,
     num_nodes: Annotated[
         int, typer.Option("--num_nodes", help="Nodes; the command starts once on each.")
@@ -79,9 +86,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
         typer.Option("--num_parts", help="Run it so often, with LONGRUN_PART = 1, 2, ..."),
     ] = None,
     run_after: RunAfter = None,
-    log_dir: Annotated[
-        Path | None, typer.Option("--log_dir", help="Folder for EXPNAME.log.")
-    ] = None,
+    log_dir: LogDir = None,
     resumable: Annotated[
         bool,
         typer.Option("--resumable", help="Started again it goes on: requeue at a time limit."),

@@ -21,6 +21,11 @@ RunAfter = Annotated[
     list[str] | None,
     typer.Option("--run_after", help="Experiments that must be done first (a,b or repeated)."),
 ]
+LogDir = Annotated[Path | None, typer.Option("--log_dir", help="Folder for the logs, one per job.")]
+Partition = Annotated[str | None, typer.Option(help="Partition of the jobs.")]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time_limit", help="Wall time, as in 30m, 4h, 3d.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would run, with every script, and stop.")
 ]

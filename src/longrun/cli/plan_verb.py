@@ -8,7 +8,8 @@ import typer
 import yaml
 
 from longrun.cli.show import make_console
-from longrun.cli.stage_verbs import Arguments, explain_settings, read_values
+from longrun.cli.stage_verbs import Arguments, explain_settings
+from longrun.config.commands import read_values
 from longrun.errors import ConfigError
 from longrun.formats.atomic import write_text
 from longrun.plan.settings import PlanSettings

@@ -29,8 +29,9 @@ from longrun.cli.show import (
 from longrun.config.cluster import Cluster
 from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_recipe, recipe_schema
 from longrun.errors import ConfigError
-from longrun.launch.graph import Launch, render_recipe, submit_recipe
-from longrun.launch.local import run_local, select_stages
+from longrun.launch.graph import Launch, render_recipe
+from longrun.launch.local import select_stages
+from longrun.launch.local_jobs import QUIET
 from longrun.launch.look import (
     cancel_jobs,
     find_job,
@@ -38,6 +39,7 @@ from longrun.launch.look import (
     list_experiments,
     rows_of,
 )
+from longrun.launch.verbs import start_stages
 
 NEWEST = 30
 """Experiments that ``status`` shows without --all."""
@@ -89,14 +91,14 @@ def run(  # noqa: PLR0913, PLR0917 - one argument per option
         num_training_jobs=num_training_jobs,
         replace=replace,
     )
-    _run(loaded, select_stages(loaded, only, first, last), launch, dry_run=dry_run)
+    run_stages(loaded, select_stages(loaded, only, first, last), launch, dry_run=dry_run)
 
 
 def demo(settings: Overrides = None, dry_run: DryRun = False, replace: Replace = False) -> None:
     """Show the whole pipeline on this computer's CPU with generated data, in minutes."""
     loaded = load_named_recipe("demo", settings or [])
     launch = Launch(cluster=Cluster(executor="local"), replace=replace)
-    _run(loaded, list(loaded.stages), launch, dry_run=dry_run)
+    run_stages(loaded, list(loaded.stages), launch, dry_run=dry_run)
 
 
 def status(
@@ -162,7 +164,8 @@ def schema() -> None:
     print(json.dumps(recipe_schema(), indent=2))
 
 
-def _run(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_run: bool) -> None:
+def run_stages(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_run: bool) -> None:
+    """Run or submit stages and show it, or only print what would run."""
     console = make_console()
     slurm = launch.cluster.executor == "slurm"
     if dry_run:
@@ -171,18 +174,11 @@ def _run(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_run: bo
             print_scripts(render_recipe(recipe, stages, launch))
         return
     if slurm:
-        print_submitted(console, recipe.name, submit_recipe(recipe, stages, launch))
+        print_submitted(console, recipe.name, start_stages(recipe, stages, launch, QUIET))
         return
     if launch.num_training_jobs > 1:
         log.info("--num_training_jobs has no effect here: there is no time limit")
     began = time.monotonic()
     with RunScreen(console, stages) as screen:
-        run_local(
-            recipe,
-            stages,
-            screen.watcher(),
-            replace=launch.replace,
-            cluster=launch.cluster,
-            run_after=launch.run_after,
-        )
+        start_stages(recipe, stages, launch, screen.watcher())
     print_results(console, recipe, time.monotonic() - began)

@@ -1,18 +1,40 @@
-"""One verb per stage: ``longrun pack documents=runs/x/prepare output_dir=runs/x/pack``."""
+"""One verb per stage: ``longrun pack documents=runs/x/prepare output_dir=runs/x/pack``.
+
+A verb runs in this process. With ``--cluster``, ``--expname``, ``--run_after`` or ``--log_dir`` it
+is an experiment with a name and logs, like a recipe of its own.
+"""
 
 import importlib
 import json
+import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 from pydantic_core import PydanticUndefined
 
+from longrun.cli.options import (
+    ClusterName,
+    ConfigDir,
+    DryRun,
+    LogDir,
+    Partition,
+    RunAfter,
+    TimeLimit,
+    choose_cluster,
+    names_in,
+)
+from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.base import Settings, StageConfig
-from longrun.config.recipe import parse_override, read_yaml, set_nested
+from longrun.config.commands import Place, Wanted, build_recipe, read_values, read_words
+from longrun.config.recipe import RUNS
 from longrun.config.stages import STAGES
+from longrun.errors import ConfigError
+from longrun.launch.graph import Launch
+from longrun.launch.verbs import choose_log_dir
+
+log = logging.getLogger(__name__)
 
 MODULES = {
     "synthesize": "longrun.data.synthesize",
@@ -37,13 +59,13 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml] [name=value ...]", help="Settings; see above."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
     """Add a verb for every stage to ``app``."""
     for verb, config in STAGES.items():
-        app.command(verb, help=explain_settings(config), rich_help_panel=None)(_command(verb))
+        app.command(verb, help=explain_settings(config), context_settings=_WORDS)(_command(verb))
 
 
 def load_config(verb: str, arguments: list[str]) -> StageConfig:
@@ -55,27 +77,77 @@ def load_config(verb: str, arguments: list[str]) -> StageConfig:
     return STAGES[verb].parse(read_values(arguments), verb)
 
 
-def read_values(arguments: list[str]) -> dict[str, Any]:
-    """Read YAML files and ``name=value`` arguments, the latter on top, as one tree of settings."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        if "=" not in argument:
-            values.update(read_yaml(Path(argument)))
-    for argument in arguments:
-        if "=" in argument:
-            set_nested(values, *parse_override(argument))
-    return values
-
-
 def _command(verb: str) -> Any:
-    def command(settings: Arguments = None, dry_run: DryRun = False) -> None:
-        config = load_config(verb, settings or [])
-        if dry_run:
-            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+    def command(  # noqa: PLR0913, PLR0917 - one argument per option
+        context: typer.Context,
+        settings: Arguments = None,
+        cluster: ClusterName = None,
+        config_dir: ConfigDir = None,
+        expname: Annotated[
+            str | None, typer.Option(help="Name to find it by; null: the verb.")
+        ] = None,
+        run_after: RunAfter = None,
+        log_dir: LogDir = None,
+        partition: Partition = None,
+        time_limit: TimeLimit = None,
+        num_training_jobs: Annotated[
+            int,
+            typer.Option(
+                "--num_training_jobs", min=0, help="Jobs in a chain; 0: average only (train)."
+            ),
+        ] = 1,
+        dry_run: DryRun = False,
+        replace: Replace = False,
+    ) -> None:
+        wanted = read_words(verb, [*(settings or []), *context.args])
+        for note in wanted.notes:
+            log.info("%s: %s", verb, note)
+        place = Place(
+            expname=expname,
+            partition=partition,
+            time_limit=time_limit,
+            train=num_training_jobs > 0,
+        )
+        if not (cluster or expname or run_after or log_dir):
+            _check_here(place, num_training_jobs)
+            _run_here(wanted, place, dry_run=dry_run)
             return
-        importlib.import_module(MODULES[verb]).run(config)
+        chosen = choose_cluster(cluster, config_dir)
+        launch = Launch(
+            cluster=chosen,
+            run_after=names_in(run_after),
+            num_training_jobs=max(1, num_training_jobs),
+            replace=replace,
+            log_dir=choose_log_dir(wanted, log_dir),
+        )
+        recipe = build_recipe(wanted, place, chosen.job_dir)
+        run_stages(recipe, list(recipe.stages), launch, dry_run=dry_run)
 
     return command
+
+
+def _check_here(place: Place, num_training_jobs: int) -> None:
+    idle = {"partition": place.partition, "time_limit": place.time_limit}
+    if num_training_jobs > 1:
+        idle["num_training_jobs"] = num_training_jobs
+    for name, value in idle.items():
+        if value is not None:
+            raise ConfigError(f"--{name} has no effect without --cluster; leave it out")
+
+
+def _run_here(wanted: Wanted, place: Place, *, dry_run: bool) -> None:
+    """Run what is wanted in this process, one stage after the other."""
+    verb = wanted.verb
+    if wanted.by_reference:
+        steps = [(stage.verb, stage.config) for stage in build_recipe(wanted, place, RUNS).stages]
+    else:
+        steps = [(verb, STAGES[verb].parse(wanted.settings, verb))]
+    for step, config in steps:
+        if dry_run:
+            heading = f"# {step}\n" if len(steps) > 1 else ""
+            print(heading + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        else:
+            importlib.import_module(MODULES[step]).run(config)
 
 
 def explain_settings(config: type[Settings]) -> str:

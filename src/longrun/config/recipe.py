@@ -13,7 +13,7 @@ A recipe is YAML with three keys, and ``jobs`` where a cluster must be told more
       prepare: {partition: cpu, time_limit: 8h}
 
 A section is named after its verb, or says ``verb:``. ``${stage}`` is the output folder of that
-stage and makes an edge. ``a.b=value`` overrides: ``pack.pack_size=2048``.
+stage and makes an edge, as does any path in it. ``a.b=value`` overrides: ``pack.pack_size=2048``.
 """
 
 import re
@@ -99,7 +99,10 @@ def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = 
         _apply(tree, override, where)
     name, settings = str(tree["name"]), dict(tree["settings"])
     output_dir = Path(tree.get("output_dir") or runs / name)
-    folders = {stage: str(output_dir / stage) for stage in tree["stages"]}
+    folders = {
+        stage: _folder(section, output_dir / stage, settings, f"{where}: {stage}")
+        for stage, section in tree["stages"].items()
+    }
     words = _words(settings, folders, where)
     stages = [
         _plan(stage, section, words, folders, where) for stage, section in tree["stages"].items()
@@ -248,6 +251,12 @@ def _words(settings: dict[str, Any], folders: dict[str, str], where: str) -> dic
         for name, value in settings.items()
     }
     return {**filled, **folders}
+
+
+def _folder(section: Any, default: Path, settings: dict[str, Any], where: str) -> str:
+    """Return the output folder of a stage: its own setting, or a place in the run's folder."""
+    own = section.get("output_dir") if isinstance(section, dict) else None
+    return str(default if own is None else _fill(own, settings, f"{where}.output_dir"))
 
 
 def _plan(

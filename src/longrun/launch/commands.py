@@ -16,7 +16,7 @@ from pathlib import Path
 from longrun.config.cluster import Cluster, JobSettings, load_cluster
 from longrun.errors import ConfigError, LaunchError
 from longrun.launch import slurm
-from longrun.launch.containers import is_covered, on_host
+from longrun.launch.containers import is_covered
 from longrun.launch.experiment import (
     Experiment,
     check_before,
@@ -27,9 +27,9 @@ from longrun.launch.experiment import (
 )
 from longrun.launch.jobs import Job, JobState, Resources, read_exit, read_ids, state_of
 from longrun.launch.local import gpus_here, wait_for
-from longrun.launch.local_jobs import LocalJob, LocalRun, Machine, Watcher
+from longrun.launch.local_jobs import QUIET, LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.script import render_command, render_job
-from longrun.launch.stage_jobs import cores_here, partition_of
+from longrun.launch.stage_jobs import cores_here, log_into, partition_of
 from longrun.launch.submit import check_jobs, check_variables, keep_code, prepare_folder, submit_job
 
 POLL_SECONDS = 2.0
@@ -150,7 +150,7 @@ def run_cmd(  # noqa: PLR0913 - the options of the command line, under the same 
             log_dir=None if log_dir is None else Path(log_dir),
             resumable=resumable,
         ),
-        _QUIET,
+        QUIET,
     )
 
 
@@ -212,12 +212,11 @@ def plan_command(command: Command, before: Iterable[Path], *, make: bool) -> Job
         raise ConfigError(
             f"container {settings.container!r}: cluster {cluster.name} has container_runtime: none"
         )
-    log_dir = None if command.log_dir is None else on_host(cluster, command.log_dir.absolute())
     start_in = code.start_in if code else Path.cwd()
     folder = experiment.job_folder(command.expname)
     if image and not is_covered(cluster, start_in):
         start_in = folder
-    return Job(
+    job = Job(
         name=command.expname,
         folder=folder,
         command=command.text,
@@ -233,10 +232,10 @@ def plan_command(command: Command, before: Iterable[Path], *, make: bool) -> Job
         ),
         resumable=command.resumable,
         num_parts=command.num_parts,
-        log=None if log_dir is None else log_dir / f"{command.expname}.log",
         image=image,
         env=code.variables() if code else {},
     )
+    return log_into(cluster, job, command.log_dir)
 
 
 def _check_counts(command: Command) -> None:
@@ -286,10 +285,3 @@ def _run_here(command: Command, job: Job, watcher: Watcher) -> None:
         prepare=prepare,
     )
     LocalRun([wanted], Machine(total, gpus), watcher).run()
-
-
-def _nothing(*_: object) -> None:
-    """Show nothing."""
-
-
-_QUIET = Watcher(_nothing, _nothing, _nothing, _nothing)

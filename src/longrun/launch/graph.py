@@ -28,7 +28,12 @@ from longrun.launch.experiment import (
 from longrun.launch.jobs import LIVE_STATES, SETTINGS_NAME, Job, read_exit, read_ids
 from longrun.launch.run_folder import clear_output, save_recipe, stage_rows
 from longrun.launch.script import render_command, render_job
-from longrun.launch.stage_jobs import build_stage_job, seen_from_host, with_absolute_paths
+from longrun.launch.stage_jobs import (
+    build_stage_job,
+    log_into,
+    seen_from_host,
+    with_absolute_paths,
+)
 from longrun.launch.submit import CodePlace, InQueue, check_jobs, keep_code, submit_job
 
 
@@ -43,6 +48,8 @@ class Launch:
     """Jobs in a chain for each training, where jobs may not put themselves back in the queue."""
     replace: bool = False
     """Delete stale output."""
+    log_dir: Path | None = None
+    """Folder for the logs, one per stage; None: they stay with the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class _Submission:
         job = build_stage_job(
             cluster, self.experiment, self.recipe, stage, code=self.code, after=after
         )
+        job = log_into(cluster, job, self.launch.log_dir)
         if job.image:
             config = with_absolute_paths(stage).config
             read = [path for paths in config.inputs().values() for path in paths]

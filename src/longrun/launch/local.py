@@ -31,6 +31,7 @@ from longrun.launch.stage_jobs import (
     cores_here,
     cores_of,
     gpus_of,
+    log_into,
     place_of,
     with_absolute_paths,
 )
@@ -65,8 +66,11 @@ def run_local(
     replace: bool,
     cluster: Cluster = HERE,
     run_after: Iterable[str] = (),
+    log_dir: Path | None = None,
 ) -> None:
     """Run ``stages``, several at a time where the machine allows; finished ones are left alone.
+
+    ``log_dir``: folder for the logs; None: they stay with the jobs.
 
     Raises:
         ConfigError: a stage asks for more GPUs than there are, or waits for an unknown experiment.
@@ -86,7 +90,7 @@ def run_local(
         write_graph(experiment, cluster, {name: [*jobs, *before] for name, jobs in edges.items()})
         wait_for(before)
         gpus = gpus_here(cluster)
-        work = _Work(cluster, experiment, recipe, replace=replace)
+        work = _Work(cluster, experiment, recipe, replace=replace, log_dir=log_dir)
         jobs = [work.local_job(stage, edges[stage.name], len(gpus)) for stage in stages]
         LocalRun(jobs, Machine(cores_here(cluster), gpus), watcher).run()
 
@@ -95,12 +99,19 @@ class _Work:
     """What the jobs of one run share."""
 
     def __init__(
-        self, cluster: Cluster, experiment: Experiment, recipe: Recipe, *, replace: bool
+        self,
+        cluster: Cluster,
+        experiment: Experiment,
+        recipe: Recipe,
+        *,
+        replace: bool,
+        log_dir: Path | None,
     ) -> None:
         self._cluster = cluster
         self._experiment = experiment
         self._recipe = recipe
         self._replace = replace
+        self._log_dir = log_dir
         # Looking at a stage reads its inputs, so each is looked at once, and again after a change.
         self._rows = {row.name: row for row in stage_rows(recipe)}
 
@@ -108,6 +119,7 @@ class _Work:
         """Build the job of ``stage``; ``num_gpus``: those of this machine."""
         cluster, recipe = self._cluster, self._recipe
         job = build_stage_job(cluster, self._experiment, recipe, stage, code=None, after=after)
+        job = log_into(cluster, job, self._log_dir)
         settings = recipe.jobs.get(stage.name, JobSettings())
         wanted = gpus_of(stage, settings, num_gpus) * job.resources.num_nodes
         if wanted > num_gpus:

@@ -45,6 +45,13 @@ class Watcher:
     ends: Callable[[str, Outcome], None]
 
 
+def _nothing(*_: object) -> None:
+    """Show nothing."""
+
+
+QUIET = Watcher(_nothing, _nothing, _nothing, _nothing)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalJob:
     """A job that waits for its turn on this machine."""

@@ -56,6 +56,13 @@ def build_stage_job(
     )
 
 
+def log_into(cluster: Cluster, job: Job, log_dir: Path | None) -> Job:
+    """Return ``job`` with its log in ``log_dir``, a path as inside containers; None: unchanged."""
+    if log_dir is None:
+        return job
+    return replace(job, log=on_host(cluster, log_dir.absolute()) / f"{job.name}.log")
+
+
 def place_of(cluster: Cluster, recipe: Recipe) -> tuple[Path, str]:
     """Return the folder in which the recipe's run is found by name, and that name.
 
