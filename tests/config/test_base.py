@@ -101,3 +101,34 @@ def test_a_saved_config_is_a_valid_input(config, tmp_path: Path):
 
 def test_nearest_lists_the_known_names_when_none_is_close():
     assert nearest("zzz", ["seed", "data"]) == "known: data, seed"
+
+
+class Reads(StageConfig):
+    """Reads one model and several."""
+
+    model: Path = model_source()
+    models: dict[str, Path] = model_source({})
+
+
+def _model_in(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_model_is_found_in_the_output_folder_of_a_stage(tmp_path):
+    averaged = _model_in(tmp_path / "average" / "model").parent
+    trained = _model_in(tmp_path / "train" / "final").parent
+    plain = _model_in(tmp_path / "base")
+    config = Reads(output_dir=tmp_path / "out", model=averaged, models={"a": trained, "b": plain})
+    located = config.located()
+    assert located.model == averaged / "model"
+    assert located.models == {"a": trained / "final", "b": plain}
+    assert located.inputs() == config.inputs()  # the same before and after it starts
+    assert config.inputs()["model"] == [averaged / "model"]
+
+
+def test_a_folder_that_holds_a_model_itself_wins_over_what_is_inside(tmp_path):
+    base = _model_in(tmp_path / "base")
+    _model_in(base / "model")
+    assert Reads(output_dir=tmp_path, model=base).located().model == base

@@ -147,7 +147,7 @@ def _run_here(wanted: Wanted, place: Place, *, dry_run: bool) -> None:
             heading = f"# {step}\n" if len(steps) > 1 else ""
             print(heading + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         else:
-            importlib.import_module(MODULES[step]).run(config)
+            importlib.import_module(MODULES[step]).run(config.located())
 
 
 def explain_settings(config: type[Settings]) -> str:

@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails
 
 from longrun.errors import ConfigError
 
+_MODEL_CONFIG = "config.json"
+
 
 def execution(default: Any, **bounds: Any) -> Any:
     """Field that changes how fast a stage runs but not what it makes."""
@@ -25,6 +27,21 @@ def execution(default: Any, **bounds: Any) -> Any:
 def source(default: Any = ..., **bounds: Any) -> Any:
     """Field that names files the stage reads: known by their content, not by their path."""
     return Field(default=default, json_schema_extra={"source": True}, **bounds)
+
+
+def model_source(default: Any = ..., **bounds: Any) -> Any:
+    """Field that names model folders, or output folders of stages that made a model."""
+    return Field(default=default, json_schema_extra={"source": True, "model": True}, **bounds)
+
+
+def find_model(folder: Path) -> Path:
+    """Return the model folder that ``folder`` is, or that lies in it: that of a stage's output.
+
+    The model of ``average`` and ``convert`` is ``model``, that of ``train`` is ``final``.
+    """
+    inside = (folder / name for name in ("model", "final"))
+    places = (place for place in (folder, *inside) if (place / _MODEL_CONFIG).is_file())
+    return next(places, folder)
 
 
 class Settings(BaseModel):
@@ -52,6 +69,16 @@ class StageConfig(Settings):
 
     output_dir: Path
     """Folder that the stage fills; created when missing."""
+
+    def located(self) -> Self:
+        """Return the settings with the model folders that output folders of stages stand for.
+
+        For a stage that starts: what it reads is there by then.
+        """
+        named = [
+            name for name, info in type(self).model_fields.items() if _marks(info).get("model")
+        ]
+        return self.model_copy(update={name: _located(getattr(self, name)) for name in named})
 
     def inputs(self) -> dict[str, list[Path]]:
         """Every path that the stage reads, by dotted field name; globs are expanded, sorted."""
@@ -89,6 +116,12 @@ def expand(pattern: Path) -> list[Path]:
     return sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))
 
 
+def _located(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: find_model(folder) for key, folder in value.items()}
+    return None if value is None else find_model(value)
+
+
 def _marks(info: FieldInfo) -> dict[str, Any]:
     return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
 
@@ -99,7 +132,10 @@ def _sources(value: Any, name: str) -> Iterator[tuple[str, list[Path]]]:
         for key, info in type(value).model_fields.items():
             inside = getattr(value, key)
             dotted = f"{name}.{key}" if name else key
-            if _marks(info).get("source"):
+            if _marks(info).get("model"):
+                for place, paths in _paths(inside, dotted):
+                    yield place, [find_model(path) for path in paths]
+            elif _marks(info).get("source"):
                 yield from _paths(inside, dotted)
             else:
                 yield from _sources(inside, dotted)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, nearest, source
+from longrun.config.base import Settings, StageConfig, execution, model_source, nearest, source
 from longrun.config.values import (
     FolderName,
     Mode,
@@ -118,9 +118,9 @@ class ServerSettings(Settings):
 class GenerateConfig(StageConfig):
     """Sample solutions of benchmark problems from one or more models."""
 
-    models: dict[FolderName, Path] = source(min_length=1)
-    """Label -> Hugging Face model folder. A folder of model folders, such as the ``members`` of an
-    average, stands for all of them under their own names."""
+    models: dict[FolderName, Path] = model_source(min_length=1)
+    """Label -> Hugging Face model folder, or output folder of a stage that made one. A folder of
+    model folders, such as the ``members`` of an average, stands for all under their own names."""
     benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
     """Sets of problems to solve."""
     conversation: Path | None = source(None)

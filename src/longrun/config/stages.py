@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
 from longrun.config.filters import Filter
 from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
@@ -135,7 +135,7 @@ class PrepareConfig(StageConfig):
 
     data: Annotated[list[DataSource], BeforeValidator(_as_sources), Field(min_length=1)]
     """Record sources, in order. A plain path stands for ``{path: ...}``."""
-    tokenizer: Path = source()
+    tokenizer: Path = model_source()
     """Hugging Face tokenizer or model folder."""
     prompts: dict[Mode, str] = MATH_PROMPTS  # type: ignore[assignment]  # keys are the literals
     """Mode -> name of a built-in prompt or a YAML file."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, source
+from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.values import NonNegative, Positive
 
 
@@ -101,8 +101,8 @@ class EngineConfig(StageConfig):
 
     packs: Path = source()
     """Output folder of ``pack``."""
-    model: Path = source()
-    """Hugging Face model folder to start from."""
+    model: Path = model_source()
+    """Hugging Face model folder to start from, or the output folder of a stage that made one."""
     context: ContextEdit = ContextEdit()
     """Changes of the model's positions."""
     loss_weights: LossWeights = LossWeights()
