@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longrun.config.base import nearest
+from longrun.config.base import StageConfig, model_source, nearest
 from longrun.config.stages import STAGES, PackConfig, PrepareConfig
 from longrun.config.training import TrainConfig
 from longrun.errors import ConfigError
