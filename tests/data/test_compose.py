@@ -1,4 +1,5 @@
 import random
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from longrun.data.compose import (
     problem_id,
 )
 from longrun.data.prepare import load_conversation
+from longrun.data.sources import SourceFile
 from longrun.errors import InputError
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
@@ -26,7 +28,8 @@ def compose(make_config, tmp_path):
         config = make_config(data=tmp_path / "a.jsonl", **settings)
         conversation = load_conversation(config)
         tokenizer = ExactTokenizer(config.tokenizer, conversation.stop)
-        return Composer(config, conversation, tokenizer).compose(0, raw, columns or {})
+        file = SourceFile(Path("a.jsonl"), 0, columns or {}, "data.0")
+        return Composer(config, conversation, tokenizer).compose(0, raw, file)
 
     return run
 

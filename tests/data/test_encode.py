@@ -1,6 +1,7 @@
 import logging
 import operator
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from longrun.data import encode
 from longrun.data.compose import Composer, Draft
 from longrun.data.encode import Encoder, choose_engine
 from longrun.data.prepare import load_conversation
+from longrun.data.sources import SourceFile
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokenizer_folder import save_tokenizer
 from longrun.formats.tokens import ExactTokenizer
@@ -111,7 +113,7 @@ def test_documents_are_what_the_exported_tokenizer_renders(composer, encoders, t
     rng = random.Random(3)
     for _ in range(20):
         record = samples.record(rng, "cot")
-        one = composer.compose(0, record, {})
+        one = composer.compose(0, record, SourceFile(Path("a.jsonl"), 0, {}, "data.0"))
         user = composer.conversation.prompts["cot"].fill(record)[1]
         messages = [
             {"role": "user", "content": user},

@@ -1,11 +1,14 @@
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
 from longrun.config.stages import MergeConfig, PackConfig
 from longrun.data import merge, pack, prepare
+from longrun.data.inspect import find_damage
 from longrun.errors import InputError
+from longrun.formats.documents import DocumentSet
 
 
 @pytest.fixture
@@ -66,6 +69,8 @@ def test_parts_that_do_not_fit_are_refused_with_the_difference(make_part, sample
         join([one, one], tmp_path / "o")
     with pytest.raises(InputError, match="is not a part but whole"):
         join([one, make_part(None)], tmp_path / "o")
+    with pytest.raises(InputError, match="filter duplicates has seen this data alone"):
+        join([make_part(None), make_part(None)], tmp_path / "o")
     other = make_part("2/2", output_dir=tmp_path / "seed", seed=1)
     with pytest.raises(InputError, match=r"made differently .* prepare\.seed 0 -> 1"):
         join([one, other], tmp_path / "o")
@@ -87,3 +92,51 @@ def test_a_part_is_two_numbers(part, make_config):
 
     with pytest.raises(ConfigError, match=r"prepare\.part: .* part"):
         make_config(data="x.jsonl", part=part)
+
+
+@pytest.fixture
+def make_whole(make_config, samples, tmp_path):
+    rows = samples.records(500)
+    files = [
+        samples.write_jsonl(tmp_path / "first.jsonl", rows[:200]),
+        samples.write_jsonl(tmp_path / "second.jsonl", rows[200:]),
+    ]
+
+    def make(*chosen, **settings):
+        folder = tmp_path / ("whole-" + "-".join(map(str, chosen)))
+        values = {"data": [str(files[at]) for at in chosen], "part_bytes": 65536}
+        values |= {"validation_share": 0.2, "output_dir": folder}
+        prepare.run(make_config(**values | settings))
+        return folder
+
+    return make
+
+
+def test_data_prepared_apart_gives_the_bytes_of_one_prepare(make_whole, samples, tmp_path):
+    first, second = make_whole(0), make_whole(1)
+    join([first, second], tmp_path / "joined")
+    together = make_whole(0, 1)
+    assert samples.contents(tmp_path / "joined") == samples.contents(together)
+    assert list(find_damage(tmp_path / "joined")) == []
+
+
+def test_the_order_of_whole_folders_is_the_order_of_the_data(make_whole, tmp_path):
+    first, second = make_whole(0), make_whole(1)
+    join([second, first], tmp_path / "joined")
+    documents = DocumentSet.open(tmp_path / "joined" / "train")
+    paths = [documents.origin(at).path for at in range(len(documents))]
+    assert list(dict.fromkeys(Path(path).name for path in paths)) == [
+        "second.jsonl",
+        "first.jsonl",
+    ]
+    assert documents.origin(0).line < 10
+
+
+def test_whole_folders_that_do_not_fit_are_refused_with_the_difference(make_whole, tmp_path):
+    first = make_whole(0)
+    with pytest.raises(InputError, match="is named twice"):
+        join([first, first], tmp_path / "o")
+    other = make_whole(1, code_style="fenced")
+    with pytest.raises(InputError, match=r"made differently .* prepare\.code_style"):
+        join([first, other], tmp_path / "o")
+    assert not (tmp_path / "o").exists()

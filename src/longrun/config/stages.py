@@ -128,6 +128,9 @@ class DataSource(Settings):
     columns: dict[str, str] = {}
     """Expected column -> ``str.format`` template over the raw record, as in
     ``generated_solution: "{solution} \\\\boxed{{{answer}}}"``; columns not named pass unchanged."""
+    layout: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] | None = None
+    """Records are ready: ``input`` is a whole prompt in this layout, as ``qwen-instruct``, and
+    ``output`` the response. Null: ``problem``, ``generated_solution``, ``inference_mode``."""
 
 
 class PrepareConfig(StageConfig):
@@ -189,10 +192,11 @@ class PrepareConfig(StageConfig):
 
 
 class MergeConfig(StageConfig):
-    """Join the parts of one prepare that were made with part=1/M ... M/M."""
+    """Join documents that were prepared apart: parts of one prepare, or data after data."""
 
     parts: Paths = source()
-    """Output folders of ``prepare``, in any order."""
+    """Output folders of ``prepare``: those made with part=1/M ... M/M, in any order, or whole ones
+    of different data, in the order of the data."""
 
 
 class PackConfig(StageConfig):

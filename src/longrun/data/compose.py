@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from longrun.config.stages import PrepareConfig
 from longrun.data.filters import FilterChain, require_text
-from longrun.data.sources import map_columns
+from longrun.data.ready import expected_record
+from longrun.data.sources import SourceFile
 from longrun.errors import InputError
 from longrun.formats.code_style import BUDGET_PATTERN
 from longrun.formats.conversation import Conversation
@@ -75,17 +76,17 @@ class Composer:
         self,
         line: int,
         raw: Mapping[str, Any],
-        columns: Mapping[str, str],
+        file: SourceFile,
         repeats: bool = False,
     ) -> Draft | Dropped:
-        """Return the draft of a raw record, or why there is none.
+        """Return the draft of a raw record of ``file``, or why there is none.
 
         ``repeats``: it is a duplicate of an earlier record, as the filters define it.
 
         Raises:
             InputError: a column is absent or of the wrong type, or its mode has no prompt.
         """
-        record = map_columns(columns, raw) if columns else raw
+        record = expected_record(raw, file, self.conversation)
         problem = require_text(record, "problem")
         solution = require_text(record, "generated_solution")
         mode = require_text(record, "inference_mode")
@@ -101,7 +102,7 @@ class Composer:
             pieces = split_response(solution.encode(), code)
         except InputError:
             return Dropped("unbalanced tags")
-        if mode == TOOL_MODE and self._states_budget:
+        if mode == TOOL_MODE and self._states_budget and BUDGET_COLUMN not in record:
             budget = self._budget(pieces)
             if budget is None:
                 return Dropped("no code budget")

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.data.filters import require_text
-from longrun.data.sources import Part, Report, fault, map_columns, read_part
+from longrun.data.ready import expected_record
+from longrun.data.sources import Part, Report, fault, read_part
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
+from longrun.formats.conversation import Conversation
 
 _COLUMNS = {"problem": ("problem",), "record": ("problem", "generated_solution")}
 
@@ -29,6 +31,7 @@ class KeyJob:
     folder: Path
     by: str
     """``problem`` or ``record``."""
+    conversation: Conversation
 
     def start(self) -> Callable[[Part, Report], None]:
         """Return the function that notes the keys of one part."""
@@ -41,8 +44,8 @@ class KeyJob:
                 if raw is None:
                     keys.append(0)
                     continue
-                record = map_columns(part.file.columns, raw) if part.file.columns else raw
                 try:
+                    record = expected_record(raw, part.file, self.conversation)
                     texts = [require_text(record, column) for column in _COLUMNS[self.by]]
                 except InputError as error:
                     raise fault(part, line, str(error)) from None

@@ -11,7 +11,7 @@ The system turn is always there, also when its text is empty, as in the built-in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Layout:
     user_end: str
     assistant_begin: str
     assistant_end: str
-    stop_phrases: list[str] = field(default_factory=list)
+    stop_phrases: tuple[str, ...] = ()
     """Texts at which sampling ends."""
     code_begin: str = "<llm-code>\n"
     code_end: str = "</llm-code>\n"
@@ -55,23 +55,32 @@ class Layout:
         for name in values:
             if name not in known:
                 raise InputError(f"{where}: unknown key {name}; {nearest(name, known)}")
+        stops = {"stop_phrases": tuple(values.get("stop_phrases") or ())}
         try:
-            return cls(**values)
+            return cls(**{**values, **stops})
         except TypeError as error:
             raise InputError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """A prompt's texts, and the literal texts around its messages."""
+
+    prompt: Prompt
+    template: Layout | None
+    """None: message mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fillable:
     """A prompt config and its template."""
 
-    prompt: Prompt
-    layout: Layout | None
+    config: PromptConfig
 
     @property
     def stop_phrases(self) -> list[str]:
         """Texts at which sampling ends; none in message mode."""
-        return list(self.layout.stop_phrases) if self.layout else []
+        return list(self.config.template.stop_phrases) if self.config.template else []
 
     def fill(
         self,
@@ -90,23 +99,24 @@ class Fillable:
         Raises:
             InputError: a column or a turn's ``assistant`` is missing.
         """
+        prompt, layout = self.config.prompt, self.config.template
         turns = [record] if turns_key is None else _turns_of(record, turns_key)
-        system = self.prompt.fill({**record, **turns[0]})[0]
+        system = prompt.fill({**record, **turns[0]})[0]
         messages = [{"role": "system", "content": system}]
         for number, turn in enumerate(turns):
             filled = {**record, **turn}
-            messages.append({"role": "user", "content": self.prompt.fill(filled)[1]})
+            messages.append({"role": "user", "content": prompt.fill(filled)[1]})
             if number < len(turns) - 1:
                 messages.append({"role": "assistant", "content": _text(turn, "assistant")})
         response = None if response_key is None else _text(record, response_key)
-        if self.layout is None:
+        if layout is None:
             if response is not None:
                 messages.append({"role": "assistant", "content": response})
             return messages if system else messages[1:]
-        text = _render(self.layout, messages) + self.layout.assistant_begin
+        text = _render(layout, messages) + layout.assistant_begin
         if response is None:
             return text
-        return text + response + ("" if continue_response else self.layout.assistant_end)
+        return text + response + ("" if continue_response else layout.assistant_end)
 
 
 def get_prompt(
@@ -127,12 +137,18 @@ def get_prompt(
         prompt = load_prompt(prompt_path(config), examples)
     else:
         prompt = read_prompt(config, "prompt config", examples)
-    return Fillable(prompt, _find_layout(template))
+    layout = None if template is None else find_layout(template)
+    return Fillable(PromptConfig(prompt, layout))
 
 
-def _find_layout(template: str | Mapping[str, Any] | None) -> Layout | None:
-    if template is None or isinstance(template, Mapping):
-        return None if template is None else Layout.parse(template, "prompt template")
+def find_layout(template: str | Mapping[str, Any]) -> Layout:
+    """Return the layout of a template: its name, a path that ends in ``.yaml``, or a mapping.
+
+    Raises:
+        InputError: see ``get_prompt``.
+    """
+    if isinstance(template, Mapping):
+        return Layout.parse(template, "prompt template")
     own = template.endswith((".yaml", ".yml"))
     path = Path(template) if own else _LAYOUTS
     try:

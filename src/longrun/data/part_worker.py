@@ -96,7 +96,7 @@ class PartWorker:
                     continue
                 tally.ledger.take()
                 try:
-                    draft = self.composer.compose(line, record, part.file.columns, line in repeats)
+                    draft = self.composer.compose(line, record, part.file, line in repeats)
                 except InputError as error:
                     raise fault(part, line, str(error)) from None
                 if isinstance(draft, Dropped):

@@ -156,7 +156,7 @@ def _find_duplicates(folder: Path, parts: list[Part], composer: Composer, num_wo
     missing = [part for part in parts if not keys_path(folder, part).exists()]
     total = sum(part.num_bytes for part in missing)
     with show_progress("prepare: duplicates", total, "bytes") as progress:
-        run_tasks(KeyJob(folder, by), missing, num_workers, progress.advance)
+        run_tasks(KeyJob(folder, by, composer.conversation), missing, num_workers, progress.advance)
     mark_repeats(folder, parts)
 
 

@@ -29,6 +29,8 @@ _KEYS = ("user", "system")
 _FEW_SHOT = ("template", "prefix", "suffix")
 Examples = Sequence[Mapping[str, Any]]
 _TEMPLATES = Path(longrun.formats.__file__).parent / "templates"
+REFERENCE_NAMES = {"generic/math": "math", "openmath/tir": "math-tir"}
+"""What the reference calls prompts -> the built-in ones of the same form, in our words."""
 OWN_TEMPLATE = "tokenizer"
 """The name that stands for the template which the tokenizer itself carries."""
 
@@ -39,7 +41,7 @@ def prompt_path(name: str) -> Path:
     Raises:
         InputError: there is no such prompt.
     """
-    return _file_named(name, _PROMPTS, ".yaml", "prompt")
+    return _file_named(REFERENCE_NAMES.get(name, name), _PROMPTS, ".yaml", "prompt")
 
 
 def load_template(name: str, tokenizer: Path) -> str:

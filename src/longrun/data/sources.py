@@ -54,6 +54,8 @@ class SourceFile:
     """Expected column -> ``str.format`` template over the raw record."""
     setting: str
     """Where the file was named, as ``data.0``."""
+    layout: str | None = None
+    """Layout of prompts that are filled in already; None: they are not."""
 
     @property
     def is_plain(self) -> bool:
@@ -100,7 +102,7 @@ def list_files(data: Sequence[DataSource]) -> list[SourceFile]:
             raise InputError(f"{setting}.path {source.path}: matches no file")
         for path in (file for named in paths for file in _files_of(named)):
             _check_file(path, setting)
-            files.append(SourceFile(path, len(files), source.columns, setting))
+            files.append(SourceFile(path, len(files), source.columns, setting, source.layout))
     return files
 
 

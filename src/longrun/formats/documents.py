@@ -31,6 +31,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 INT32_CODE = 4
 """Megatron's number of the token type int32."""
+LINEAGE_SUFFIX = ".lineage.npy"
 MOST = 2**31 - 1
 """Tokens of the longest document there can be."""
 _HEADER = struct.Struct("<9sQBQQ")
