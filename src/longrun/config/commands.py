@@ -81,8 +81,9 @@ def read_words(verb: str, words: list[str]) -> Wanted:
             for _ in range(used):
                 next(waiting)
             wanted.take(name, value, word.partition("=")[0])
-        elif word.startswith("-"):
-            known = [f"--{name}" for name in OPTIONS.get(verb, {})]
+        elif word.startswith("-") or _is_meant_for_reference(verb, name):
+            sign = "--" if word.startswith("-") else "++"
+            known = [f"{sign}{name}" for name in OPTIONS.get(verb, {})]
             hint = nearest(word.partition("=")[0], known) if known else "settings are name=value"
             raise ConfigError(f"{verb}: no such option {word.partition('=')[0]}; {hint}")
         else:
@@ -153,6 +154,12 @@ def build_recipe(wanted: Wanted, place: Place, runs: Path) -> Recipe:
         "jobs": dict.fromkeys(stages, job) if job else {},
     }
     return resolve(raw, [], verb, runs)
+
+
+def _is_meant_for_reference(verb: str, name: str) -> bool:
+    """Say whether ``model.foo`` can only be a misspelt option, as ``model`` is no group here."""
+    group, dot, _ = name.partition(".")
+    return bool(dot) and any(option.startswith(f"{group}.") for option in OPTIONS.get(verb, {}))
 
 
 def _value_of(option: Option, text: str | None, rest: list[str]) -> tuple[Any, int]:

@@ -229,6 +229,13 @@ def _train(moved: dict[str, Any]) -> dict[str, Any]:
     steps = moved.get("average.steps", "all")
     processes = int(moved.get("train.num_processes", 1)) * int(moved.get("train.num_nodes", 1))
     checkpoints = str(output_dir / TRAINING)
+    averaged = Path(moved.get("final", output_dir / AVERAGED))
+    model = Path(moved.get("train.model", ""))
+    if {averaged, Path(checkpoints)} & {model, *model.parents}:
+        raise ConfigError(
+            f"train: --nemo_model={model} is what this very command would write; give the second"
+            " round an --output_dir of its own"
+        )
     # What the recipe does where its commands are silent: bfloat16, sharded states, no clipping.
     train = {
         "train.output_dir": checkpoints,
@@ -241,7 +248,7 @@ def _train(moved: dict[str, Any]) -> dict[str, Any]:
         **{place: value for place, value in moved.items() if place.startswith("train.")},
     }
     average = {
-        "average.output_dir": str(moved.get("final", output_dir / AVERAGED)),
+        "average.output_dir": str(averaged),
         "average.checkpoints": checkpoints,
         "average.steps": steps,
     }
