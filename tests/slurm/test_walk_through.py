@@ -1,0 +1,80 @@
+"""The walk through the reference's training document, on a real Slurm as on this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/from-nemo-skills.md"
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900), pytest.mark.xdist_group("slurm")]
+EXPERIMENTS = (
+    "sequence-packing-1",
+    "sequence-packing-2",
+    "sequence-packing-merging",
+    "conversion",
+    "openmathreasoning-repro-1.5b",
+    "openmathreasoning-repro-1.5b-to-hf",
+    "openmathreasoning-repro-1.5b-generate",
+    "openmathreasoning-repro-1.5b-eval",
+    "round-2-data",
+    "round-2-packs",
+    "openmathreasoning-round-2",
+)
+MODELS = ("checkpoints/model-averaged-nemo", "round-2/checkpoints/model-averaged-nemo", "model-hf")
+
+
+def make_world(folder: Path) -> None:
+    """Make the demo's data and base model, the only things that the page starts from."""
+    demo = ROOT / "src/longrun/config/recipes/demo.yaml"
+    subprocess.run(
+        [sys.executable, "-m", "longrun", "run", str(demo), "--to", "base"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+
+
+def run_page(folder: Path, script: str, environment: dict[str, str]) -> str:
+    programs = str(Path(sys.executable).parent)
+    environment = {**environment, "PATH": os.pathsep.join([programs, environment["PATH"]])}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("model/*.safetensors"))}
+
+
+def test_the_walk_through_ends_on_slurm_with_the_models_of_this_machine(desk, script_of):
+    make_world(desk.folder)
+    script = script_of(PAGE, ())
+    here = "longrun setup mine executor=local job_dir=$PWD/runs --replace"
+    assert here in script
+    cluster = f"longrun setup mine executor=slurm job_dir={desk.runs} partition=batch --replace"
+    shown = run_page(desk.folder, script.replace(here, cluster), desk.slurm.environment)
+    assert "submitted" in shown
+    for name in EXPERIMENTS:
+        desk.until(
+            lambda name=name: set(desk.states(name).values()) == {"done"}, f"{name} to be done", 300
+        )
+        assert (desk.runs / name / "jobs").is_dir()
+    undisturbed = desk.folder / "undisturbed"
+    undisturbed.mkdir()
+    (undisturbed / "runs").mkdir()
+    (undisturbed / "runs/demo").symlink_to(desk.runs / "demo")
+    run_page(undisturbed, script, dict(os.environ))
+    for model in MODELS:
+        there = files_of(desk.runs / "walk-through" / model)
+        assert there
+        assert there == files_of(undisturbed / "runs/walk-through" / model), model
