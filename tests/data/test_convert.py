@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from longrun.config.stages import ConvertConfig, PackConfig
+from longrun.config.convert import ConvertConfig
+from longrun.config.stages import PackConfig
 from longrun.data import convert, pack
 from longrun.data.inspect import find_damage
 from longrun.errors import ConfigError
@@ -36,11 +37,15 @@ def test_out_in_and_out_again_gives_the_same_arrays(context_parallel, prepared, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "set either packs"),
-        ({"packs": "a", "arrays": "b", "like": "c"}, "set either packs"),
+        ({}, "set one of model"),
+        ({"packs": "a", "arrays": "b", "like": "c"}, "set one of model"),
+        ({"packs": "a", "dtype": "float32"}, "dtype belongs to model, it has no effect on packs"),
+        ({"model": "m"}, "pad_id belongs to packs, it has no effect on model"),
+        ({"packs": "a", "pad_id": None}, "pad_id is required"),
+        ({"packs": "a", "like": "b"}, "like belongs to arrays"),
         ({"arrays": "b"}, "arrays and like go together"),
     ],
 )
-def test_one_direction_must_be_named(settings, message):
+def test_one_artefact_must_be_named_and_nothing_that_has_no_effect_on_it(settings, message):
     with pytest.raises(ConfigError, match=message):
         ConvertConfig.parse({"output_dir": "o", "pad_id": 0, **settings}, "convert")

@@ -29,6 +29,9 @@ EMBEDDING = "model.embed_tokens.weight"
 _DERIVED = "rotary_emb.inv_freq"
 """Old exports store this buffer; it follows from the config."""
 
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Names of types in safetensors files."""
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -80,6 +83,51 @@ def find_tensors(folder: Path) -> dict[str, Path]:
         )
     with _opened(single) as file:
         return dict.fromkeys(file.keys(), single)
+
+
+class TensorFiles:
+    """The tensors of a model folder, read one at a time.
+
+    Raises:
+        InputError: see ``find_tensors``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = find_tensors(folder)
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor but those that follow from the config, file by file."""
+        found = [name for name in self._files if not name.endswith(_DERIVED)]
+        return sorted(found, key=lambda name: (self._files[name], name))
+
+    def shape(self, name: str) -> list[int]:
+        """Return the shape of a tensor."""
+        with _opened(self._files[name]) as file:
+            return _stored_shape(file, name)
+
+    def dtype(self, name: str) -> str:
+        """Return the type of a tensor, as torch names it without ``torch.``."""
+        with _opened(self._files[name]) as file:
+            stored: str = file.get_slice(name).get_dtype()
+        return _DTYPES.get(stored, stored)
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor as it is stored.
+
+        Raises:
+            InputError: a weight is not finite.
+        """
+        with _opened(self._files[name]) as file:
+            return _finite(self._files[name], name, file.get_tensor(name))
+
+    def check_tied(self) -> None:
+        """Check that the output matrix of a tied model is its embedding.
+
+        Raises:
+            InputError: it differs.
+        """
+        _check_tied(self._files[OUTPUT_MATRIX], self.read(EMBEDDING))
 
 
 def write_weights(

@@ -185,6 +185,15 @@ def write_companions(
         shutil.copyfile(conversation, folder / CONVERSATION_NAME)
 
 
+def copy_companions(source: Path, target: Path, config: Mapping[str, Any], dtype: str) -> None:
+    """Copy everything but the weights into ``target``; ``config`` replaces that of ``source``."""
+    name_of_dtype = "torch_dtype" if "torch_dtype" in config else "dtype"
+    _write_object(target / CONFIG_NAME, {**config, name_of_dtype: dtype})
+    for name in (*TOKENIZER_FILES, GENERATION_NAME, CONVERSATION_NAME):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())

@@ -28,6 +28,7 @@ from longrun.cli.options import (
 from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.base import Settings, StageConfig
 from longrun.config.commands import Place, Wanted, build_recipe, read_values, read_words
+from longrun.config.convert import ConvertConfig
 from longrun.config.recipe import RUNS
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
@@ -54,6 +55,9 @@ MODULES = {
     "report": "longrun.report.report",
 }
 """Verb -> module whose ``run(config)`` is the stage; imported when the verb runs."""
+
+_CONVERT_MODEL = "longrun.checkpoint.convert_model"
+"""What ``convert`` runs where a model is named."""
 
 Arguments = Annotated[
     list[str] | None,
@@ -147,7 +151,12 @@ def _run_here(wanted: Wanted, place: Place, *, dry_run: bool) -> None:
             heading = f"# {step}\n" if len(steps) > 1 else ""
             print(heading + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         else:
-            importlib.import_module(MODULES[step]).run(config.located())
+            importlib.import_module(_module_of(step, config)).run(config.located())
+
+
+def _module_of(verb: str, config: StageConfig) -> str:
+    of_model = isinstance(config, ConvertConfig) and config.model is not None
+    return _CONVERT_MODEL if of_model else MODULES[verb]
 
 
 def explain_settings(config: type[Settings]) -> str:

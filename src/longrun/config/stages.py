@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from longrun.config.base import Settings, StageConfig, execution, model_source, source
+from longrun.config.convert import ConvertConfig
 from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
 from longrun.config.filters import Filter
 from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
@@ -221,41 +222,6 @@ class PackConfig(StageConfig):
     """More than this share of documents dropped as over-long stops the stage."""
     seed: NonNegativeInt = 0
     """Decides which documents meet in a pack and the order of the packs."""
-
-
-class ConvertConfig(StageConfig):
-    """Bring packs into, or out of, the three padded .npy arrays of NeMo's packed datasets."""
-
-    packs: Path | None = source(None)
-    """Pack folder to write as arrays."""
-    arrays: Path | None = source(None)
-    """Arrays to read, by the name without ``.input_ids``: ``packed_32768_seed0.npy``."""
-    like: Path | None = source(None)
-    """With ``arrays``: prepared folder whose tokenizer and conversation made them."""
-    pad_id: NonNegativeInt
-    """Token that pads rows; never a target. Qwen2.5: 151643."""
-    context_parallel: PositiveInt = 1
-    """Context-parallel ranks that rows are padded for; 1: rows are not padded."""
-    epoch: NonNegativeInt = 0
-    """With ``packs``: the plan to write; it also stands in the name of the files."""
-    mode: Mode = "cot"
-    """With ``arrays``: the mode that their documents are said to have."""
-
-    @model_validator(mode="after")
-    def _one_direction(self) -> "ConvertConfig":
-        if (self.packs is None) == (self.arrays is None):
-            raise ValueError("set either packs (to write arrays) or arrays (to read them)")
-        if (self.arrays is None) != (self.like is None):
-            raise ValueError("arrays and like go together: arrays do not hold their tokenizer")
-        return self
-
-    def inputs(self) -> dict[str, list[Path]]:
-        """Name the three files that ``arrays`` stands for."""
-        found = super().inputs()
-        if self.arrays is not None:
-            stem = self.arrays.name.removesuffix(".npy")
-            found["arrays"] = sorted(self.arrays.parent.glob(f"{stem}.*.npy"))
-        return found
 
 
 class ReportConfig(StageConfig):

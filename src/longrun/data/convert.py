@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrun.config.stages import ConvertConfig
+from longrun.config.convert import ConvertConfig
 from longrun.data.encode import EncodedBatch
 from longrun.data.finish import TOKENIZER
 from longrun.data.shards import ShardWriter
@@ -69,7 +69,7 @@ def _export(stage: Stage, packs: PackSet, config: ConvertConfig) -> Manifest:
                 yield [_row_of(packs.training, one) for one in plan[members].tolist()]
                 progress.advance()
 
-        write_arrays(prefix, shape, rows(), config.pad_id, config.context_parallel)
+        write_arrays(prefix, shape, rows(), config.padding, config.context_parallel)
     return stage.finish(counts={"packs": len(plan), "documents": len(plan.documents)})
 
 
@@ -84,7 +84,7 @@ def _import(stage: Stage, config: ConvertConfig) -> Manifest:
     assert config.like is not None
     folder = stage.folder / DOCUMENTS
     shutil.rmtree(folder, ignore_errors=True)
-    packs = read_packs(config.arrays, config.pad_id, config.context_parallel)
+    packs = read_packs(config.arrays, config.padding, config.context_parallel)
     sizes: list[int] = []
     with atomic_folder(folder) as aside:
         most_tokens, num_documents = _write_documents(aside, packs, config, sizes)
