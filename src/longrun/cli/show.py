@@ -40,6 +40,7 @@ class RunScreen:
         """Prepare for ``stages``; nothing is shown yet."""
         self._console = console
         self._place = {stage.name: index + 1 for index, stage in enumerate(stages)}
+        self._verbs = {stage.name: stage.verb for stage in stages}
         self._folders = {stage.name: stage.config.output_dir for stage in stages}
         self._tasks: dict[str, TaskID] = {}
         self._bar = Progress(
@@ -79,7 +80,8 @@ class RunScreen:
         )
 
     def _prints(self, stage: str, line: str) -> None:
-        self._console.print(f"  [dim]{stage}[/] {escape(line)}", highlight=False)
+        said = line.removeprefix(f"{self._verbs[stage]}: ")  # the stage's name says it already
+        self._console.print(f"  [dim]{stage}[/] {escape(said)}", highlight=False)
 
     def _ends(self, stage: str, outcome: str) -> None:
         if stage in self._tasks:
