@@ -9,10 +9,9 @@ from longrun.checkpoint.sharded import (
     checkpoint_name,
     find_checkpoints,
     load_checkpoint,
-    model_shapes,
     read_state,
-    read_tensors,
 )
+from longrun.checkpoint.stored import StoredCheckpoint
 from longrun.errors import InputError
 from longrun.parallel.mesh import Mesh
 
@@ -44,13 +43,13 @@ def test_a_checkpoint_comes_back_bitwise(tmp_path, save):
     target = {name: torch.zeros_like(tensor) for name, tensor in tensors().items()}
     assert load_checkpoint(path, target, ALONE) == LoopState(100, 1, 2, recent_losses=[0.1, 1 / 3])
     assert all(torch.equal(target[name], tensor) for name, tensor in tensors().items())
-    assert model_shapes(path) == {"a": (5, 3), "b": (4,)}
+    assert StoredCheckpoint(path).shapes == {"a": (5, 3), "b": (4,)}
 
 
 def test_one_tensor_can_be_read_alone(tmp_path, save):
     path = save(tmp_path, 1)
     part = {"model.b": torch.zeros(4)}
-    read_tensors(path, part)
+    load_checkpoint(path, part, ALONE)
     assert torch.equal(part["model.b"], tensors()["model.b"])
 
 

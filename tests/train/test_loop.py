@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from transformers import AutoModelForCausalLM
 
-from longrun.checkpoint.sharded import find_checkpoints, read_state, read_tensors
+from longrun.checkpoint.sharded import find_checkpoints, load_checkpoint, read_state
 from longrun.errors import InputError, LongrunError, ResourceError, StaleError
 from longrun.parallel.mesh import Mesh
 from longrun.train import loop
@@ -48,7 +48,7 @@ def contents(path):
     """Every tensor of a checkpoint."""
     sizes = FileSystemReader(path).read_metadata().state_dict_metadata
     tensors = {name: torch.zeros(tuple(entry.size)) for name, entry in sizes.items()}
-    read_tensors(path, tensors)
+    load_checkpoint(path, tensors, ALONE)
     return tensors
 
 

@@ -2,12 +2,14 @@
 
 Tensor by tensor: the sum over the members is taken in float32 in the order of their steps, divided
 once and rounded once, so the order in which steps are named does not matter and memory holds one
-output file. Nothing is averaged unless every step that was asked for is there.
+tensor. Nothing is averaged unless every step that was asked for is there.
 """
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -16,12 +18,8 @@ from torch import Tensor
 
 from longrun.checkpoint.huggingface import Shapes, write_weights
 from longrun.checkpoint.model_folder import read_config, write_companions
-from longrun.checkpoint.sharded import (
-    MODEL_PREFIX,
-    find_checkpoints,
-    model_shapes,
-    read_tensors,
-)
+from longrun.checkpoint.sharded import find_checkpoints
+from longrun.checkpoint.stored import Piece, StoredCheckpoint
 from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.atomic import atomic_folder
@@ -32,6 +30,10 @@ from longrun.formats.stage import open_stage
 
 MODEL_NAME = "model"
 MEMBERS_NAME = "members"
+_BLOCK_NUMBERS = 1 << 18
+"""Numbers of a parameter that are read and summed at a time."""
+_WIDEST = 8
+"""Bytes of a number, at most."""
 FINAL_NAME = "final"
 """Folder of a training that holds its exported model, with tokenizer and conversation."""
 log = logging.getLogger(__name__)
@@ -86,18 +88,60 @@ def choose_steps(wanted: Sequence[int] | str, available: Sequence[int]) -> list[
     return sorted(wanted)
 
 
-def mean_reader(members: Sequence[Path], shapes: Shapes) -> Callable[[str], Tensor]:
-    """Return a function from a parameter's name to its float32 mean over ``members``."""
+@contextmanager
+def mean_reader(
+    members: Sequence[Path], shapes: Shapes, dtype: torch.dtype
+) -> Iterator[Callable[[str], Tensor]]:
+    """Give a function from a parameter's name to its mean over ``members``.
 
-    def read(name: str) -> Tensor:
-        total, part = torch.empty(tuple(shapes[name])), torch.empty(tuple(shapes[name]))
-        read_tensors(members[0], {MODEL_PREFIX + name: total})
-        for path in members[1:]:
-            read_tensors(path, {MODEL_PREFIX + name: part})
-            total += part
-        return total.div_(len(members))
+    The mean is taken in float32 and rounded once to ``dtype``. Names are meant to be asked for in
+    the order of ``shapes``.
+    """
+    following = dict(pairwise(shapes))
+    with ExitStack() as stack:
+        stored = [stack.enter_context(StoredCheckpoint(path)) for path in members]
+        found: dict[str, list[list[Piece]]] = {}
 
-    return read
+        def find(name: str) -> None:
+            if name not in found:
+                found[name] = [checkpoint.pieces(name) for checkpoint in stored]
+
+        def read(name: str) -> Tensor:
+            find(name)
+            if name in following:  # comes from the disk while this one is summed
+                find(following[name])
+            mean = torch.empty(tuple(shapes[name]), dtype=dtype)
+            _fill_with_mean(mean, found.pop(name))
+            return mean
+
+        yield read
+
+
+def _fill_with_mean(mean: Tensor, members: list[list[Piece]]) -> None:
+    """Fill ``mean`` [N, ...] block by block of its rows, each summed in the processor's cache."""
+    width = max(1, mean[:1].numel())
+    rows = max(1, _BLOCK_NUMBERS // width)
+    buffer = torch.empty(rows * width * _WIDEST, dtype=torch.uint8)
+    total = torch.empty(rows, *mean.shape[1:], dtype=torch.float32)
+    for begin in range(0, len(mean), rows):
+        block = slice(begin, min(begin + rows, len(mean)))
+        part = total[: block.stop - begin]
+        for index, pieces in enumerate(members):
+            _add_up(part, block, pieces, buffer, first=index == 0)
+        mean[block].copy_(part.div_(len(members)))
+
+
+def _add_up(
+    total: Tensor, block: slice, pieces: list[Piece], buffer: Tensor, *, first: bool
+) -> None:
+    """Add the rows ``block`` of one member to ``total``; of the ``first`` one: set them."""
+    for piece in pieces:
+        rows, *columns = piece.place
+        begin, end = max(rows.start, block.start), min(rows.stop, block.stop)
+        if begin < end:
+            target = total[(slice(begin - block.start, end - block.start), *columns)]
+            values = piece.read_rows(begin - rows.start, end - rows.start, buffer)
+            target.copy_(values) if first else target.add_(values)
 
 
 def _export(config: AverageConfig, exports: dict[Path, list[Path]]) -> None:
@@ -116,13 +160,14 @@ def _export(config: AverageConfig, exports: dict[Path, list[Path]]) -> None:
 def _write_model(
     config: AverageConfig, folder: Path, members: list[Path], shapes: Shapes, progress: Progress
 ) -> None:
-    read = mean_reader(members, shapes)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    with mean_reader(members, shapes, dtype) as read:
 
-    def counted(name: str) -> Tensor:
-        progress.advance(prod(shapes[name]) * len(members))
-        return read(name)
+        def counted(name: str) -> Tensor:
+            progress.advance(prod(shapes[name]) * len(members))
+            return read(name)
 
-    write_weights(folder, shapes, counted, getattr(torch, config.dtype))
+        write_weights(folder, shapes, counted, dtype)
     source = config.checkpoints / FINAL_NAME
     write_companions(
         folder,
@@ -135,8 +180,8 @@ def _write_model(
 
 def _common_shapes(exports: dict[Path, list[Path]]) -> dict[str, tuple[int, ...]]:
     paths = sorted({path for members in exports.values() for path in members})
-    shapes = model_shapes(paths[0])
+    shapes = StoredCheckpoint(paths[0]).shapes
     for path in paths[1:]:
-        if model_shapes(path) != shapes:
+        if StoredCheckpoint(path).shapes != shapes:
             raise InputError.at(path, None, f"holds another model than {paths[0].name}")
     return shapes

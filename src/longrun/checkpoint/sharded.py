@@ -21,8 +21,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from longrun.errors import InputError
@@ -73,17 +71,14 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> Lo
     Raises:
         InputError: the checkpoint is damaged or belongs to another model or optimizer.
     """
-    _read(path, tensors, alone=mesh.size == 1)
+    alone = mesh.size == 1
+    if alone:
+        silence_saving_alone()
+    try:
+        load(dict(tensors), checkpoint_id=path, no_dist=alone)
+    except CheckpointException as error:
+        raise damaged(path, next(iter(error.failures.values()))[0]) from None
     return read_state(path)
-
-
-def read_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill whole ``tensors`` in place from a checkpoint, in this process alone.
-
-    Raises:
-        InputError: the checkpoint is damaged or lacks one of them.
-    """
-    _read(path, tensors, alone=True)
 
 
 def read_state(path: Path) -> LoopState:
@@ -95,24 +90,7 @@ def read_state(path: Path) -> LoopState:
     try:
         return LoopState(**json.loads((path / STATE_NAME).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from None
-
-
-def model_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter in a checkpoint, by its Hugging Face name.
-
-    Raises:
-        InputError: the checkpoint is damaged.
-    """
-    try:
-        entries = FileSystemReader(path).read_metadata().state_dict_metadata
-    except (OSError, EOFError, ValueError, AttributeError) as error:
-        raise _damaged(path, error) from None
-    return {
-        name.removeprefix(MODEL_PREFIX): tuple(entry.size)
-        for name, entry in entries.items()
-        if name.startswith(MODEL_PREFIX) and isinstance(entry, TensorStorageMetadata)
-    }
+        raise damaged(path, error) from None
 
 
 def remove_old_checkpoints(run_folder: Path, keep: int, always: Collection[int]) -> None:
@@ -127,16 +105,8 @@ def remove_old_checkpoints(run_folder: Path, keep: int, always: Collection[int])
             shutil.rmtree(doomed)
 
 
-def _read(path: Path, tensors: Mapping[str, Tensor], *, alone: bool) -> None:
-    if alone:
-        silence_saving_alone()
-    try:
-        load(dict(tensors), checkpoint_id=path, no_dist=alone)
-    except CheckpointException as error:
-        raise _damaged(path, next(iter(error.failures.values()))[0]) from None
-
-
-def _damaged(path: Path, error: BaseException) -> InputError:
+def damaged(path: Path, error: BaseException) -> InputError:
+    """Return the error for a checkpoint that cannot be read."""
     return InputError.at(
         path,
         None,
