@@ -10,8 +10,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from longrun.checkpoint import average
+from longrun.checkpoint.sharded import MODEL_PREFIX, find_checkpoints, load_checkpoint
+from longrun.checkpoint.stored import StoredCheckpoint
+from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError
+from longrun.parallel.mesh import Mesh
 from longrun.train import stage
 from longrun.train.metrics import read_metrics
 
@@ -105,6 +112,30 @@ def test_a_training_goes_on_under_its_own_layout_bit_for_bit(
     assert curve(folder) == curve(trained(name))
     weights = "final/model.safetensors"
     assert (folder / weights).read_bytes() == (trained(name) / weights).read_bytes()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_checkpoints_of_a_layout_average_to_the_mean_of_what_they_hold(name, trained, tmp_path):
+    folder = trained(name)
+    config = AverageConfig(
+        checkpoints=folder, steps=[4, 6, 8], dtype="float32", output_dir=tmp_path / "mean"
+    )
+    average.run(config)
+    found = load_file(tmp_path / "mean/model/model.safetensors")
+    members = [held_by(path) for path in list(find_checkpoints(folder).values())[1:]]
+    assert members[0].keys() == found.keys()
+    for key, tensor in found.items():
+        first, second, third = (member[key] for member in members)
+        assert torch.equal(tensor, (first + second + third) / 3), key
+
+
+def held_by(path: Path) -> dict[str, torch.Tensor]:
+    """Read a checkpoint by torch's own loader."""
+    with StoredCheckpoint(path) as stored:
+        shapes = stored.shapes
+    tensors = {MODEL_PREFIX + name: torch.zeros(shape) for name, shape in shapes.items()}
+    load_checkpoint(path, tensors, Mesh(0, 1, torch.device("cpu"), "none"))
+    return {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
 
 
 def test_an_illegal_layout_is_refused_with_the_nearest_legal_one(even_world, tmp_path):
