@@ -69,13 +69,29 @@ def _row(name: str, lengths: np.ndarray, packing: Packing, seconds: float) -> di
         if batches > 1
         else None,
         "correlation_with_position": float(np.corrcoef(np.arange(num_packs), means)[0, 1]),
-        "correlation_in_a_pack": _within(ordered, sizes),
+        "intraclass_correlation": _intraclass(ordered, sizes),
+        "correlation_with_place_in_pack": _with_place(ordered, sizes),
     }
 
 
-def _within(ordered: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the correlation of the lengths of neighbours that share a pack."""
-    pack_of = np.repeat(np.arange(len(sizes)), sizes)
-    same = pack_of[1:] == pack_of[:-1]
-    pairs = np.stack([ordered[:-1][same], ordered[1:][same]])
-    return float(np.corrcoef(np.concatenate([pairs, pairs[::-1]], axis=1))[0, 1])
+def _intraclass(ordered: np.ndarray, sizes: np.ndarray) -> float:
+    """Return the intraclass correlation of length (one-way analysis of variance by pack).
+
+    Packs of exactly full length cannot have 0: documents that share a sum depend on each other.
+    """
+    starts = np.cumsum(sizes) - sizes
+    means = np.add.reduceat(ordered, starts) / sizes
+    count, packs = len(ordered), len(sizes)
+    between = (sizes * (means - ordered.mean()) ** 2).sum() / (packs - 1)
+    within = ((ordered - np.repeat(means, sizes)) ** 2).sum() / (count - packs)
+    size = (count - (sizes.astype(np.float64) ** 2).sum() / count) / (packs - 1)
+    return float((between - within) / (between + (size - 1) * within))
+
+
+def _with_place(ordered: np.ndarray, sizes: np.ndarray) -> float:
+    """Return the correlation of length with the place in the pack, from 0 (first) to 1 (last)."""
+    starts = np.cumsum(sizes) - sizes
+    places = np.arange(len(ordered)) - np.repeat(starts, sizes)
+    last = np.repeat(sizes, sizes) - 1
+    several = last > 0
+    return float(np.corrcoef(places[several] / last[several], ordered[several])[0, 1])

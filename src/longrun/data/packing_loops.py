@@ -27,11 +27,11 @@ Floats = npt.NDArray[np.float64]
 Loop = Callable[..., Any]
 
 
-def run_loop(loop: Loop, lengths: Int32s, *arguments: Any) -> Any:
+def run_loop(loop: Loop, documents: npt.NDArray[Any], *arguments: Any) -> Any:
     """Call one of the loops below, compiled when there are many documents."""
-    if len(lengths) < COMPILE_FROM:
-        return loop(lengths, *arguments)
-    return compiled(loop)(lengths, *arguments)
+    if len(documents) < COMPILE_FROM:
+        return loop(documents, *arguments)
+    return compiled(loop)(documents, *arguments)
 
 
 def compiled(loop: Loop) -> Loop:
@@ -58,6 +58,17 @@ def fit_next(lengths: Int32s, pack_size: int) -> Int64s:
         room -= length
     starts[num_packs] = len(lengths)
     return starts[: num_packs + 1]
+
+
+def shuffle_inside(documents: Int64s, starts: Int64s, uniform: Floats) -> None:
+    """Shuffle the documents [N] of each pack in place; ``uniform`` [N] are the random numbers."""
+    for number in range(len(starts) - 1):
+        begin = starts[number]
+        for place in range(starts[number + 1] - 1, begin, -1):
+            other = begin + int(uniform[place] * (place - begin + 1))
+            kept = documents[place]
+            documents[place] = documents[other]
+            documents[other] = kept
 
 
 def fit_best(lengths: Int32s, order: Int64s, pack_size: int) -> Int32s:
