@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from longrun.config.evaluation import Benchmark
+from longrun.config.benchmarks import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
 from longrun.formats.benchmarks import read_benchmark

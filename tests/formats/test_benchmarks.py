@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longrun.config.evaluation import Benchmark
+from longrun.config.benchmarks import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.formats.benchmarks import read_benchmark
 

@@ -17,7 +17,12 @@ from pydantic import (
 )
 
 from longrun.config.base import Settings, StageConfig, execution, source
-from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
+from longrun.config.evaluation import (
+    CheckContaminationConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    GroupCandidatesConfig,
+)
 from longrun.config.filters import Filter
 from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
 from longrun.config.values import (
@@ -270,6 +275,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "fetch": FetchConfig,
     "prepare": PrepareConfig,
     "merge": MergeConfig,
+    "check_contamination": CheckContaminationConfig,
     "pack": PackConfig,
     "convert": ConvertConfig,
     "verify": VerifyConfig,

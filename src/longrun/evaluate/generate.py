@@ -23,7 +23,8 @@ from typing import Protocol, Self
 import numpy as np
 
 from longrun.checkpoint.model_folder import CONFIG_NAME
-from longrun.config.evaluation import Benchmark, GenerateConfig
+from longrun.config.benchmarks import Benchmark
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import ConfigError, InputError, ResourceError
 from longrun.evaluate.chunks import split_chunk
 from longrun.evaluate.code_calls import CodeCalls
@@ -36,6 +37,7 @@ from longrun.evaluate.solutions import Failure, Solution
 from longrun.evaluate.unfinished import UnfinishedPredictions
 from longrun.formats.atomic import write_text
 from longrun.formats.benchmarks import read_benchmark
+from longrun.formats.hub import fetch_missing
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
@@ -75,8 +77,10 @@ def run(config: GenerateConfig) -> Manifest:
     Raises:
         ConfigError: two models have one label, or no conversation is known.
         InputError: a model folder or benchmark cannot be used as it is.
-        ResourceError: the sandbox that the benchmarks need does not work here.
+        ResourceError: the sandbox that the benchmarks need does not work here, or a benchmark
+            cannot be fetched.
     """
+    fetch_missing(config.benchmarks)
     with open_stage("generate", config) as stage, ExitStack() as stack:
         if stage.finished is not None:
             return stage.finished

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from longrun.formats.progress import format_count, format_seconds
 from longrun.report import plots
+from longrun.report.sections.contamination import ContaminationView
 from longrun.report.sections.data import DataView
 from longrun.report.sections.evaluation import EvaluationView
 from longrun.report.sections.overview import Overview
@@ -35,6 +36,7 @@ class PageView:
     data: DataView | None
     training: TrainingView | None
     evaluation: EvaluationView | None
+    contamination: list[ContaminationView]
     samples: SamplesView | None
     stages: list[StageView]
 
