@@ -104,7 +104,8 @@ def run(config: GenerateConfig) -> Manifest:
         ledger = Ledger()
         ledger.take(total)
         ledger.keep(len(rows), tokens=sum(row.tokens for row in rows))
-        ledger.drop("not given by the endpoint", total - len(rows))
+        if total > len(rows):
+            ledger.drop("not given by the endpoint", total - len(rows))
         return stage.finish(counts=_count(rows), ledger=ledger)
 
 
