@@ -74,6 +74,14 @@ def test_an_export_whose_template_differs_is_refused(copied, conversation, probl
         Prompter(copied, conversation, 8).check_chat_template(problems[0])
 
 
+def test_an_equal_prompt_is_logged_with_what_was_compared(copied, conversation, problems, caplog):
+    caplog.set_level("INFO")
+    prompter = Prompter(copied, conversation, 8)
+    prompter.check_chat_template(problems[0])
+    count = len(prompter.encode_prompt(problems[0], "b"))
+    assert f"token by token (mode cot, {count} tokens compared)" in caplog.text
+
+
 def test_another_models_template_may_differ_but_is_logged(copied, conversation, problems, caplog):
     (copied / "conversation.json").unlink()
     path = copied / "tokenizer_config.json"

@@ -18,7 +18,7 @@ class BenchmarkRow(msgspec.Struct, kw_only=True):
     """The columns of a problem that Longrun knows; a prompt may need others."""
 
     problem: str
-    expected_answer: str | int | float
+    expected_answer: str | int | float | None = None
     id: str | int | None = None
     mode: Mode | None = None
     source: str | None = None
@@ -39,10 +39,19 @@ def read_benchmark(benchmark: Benchmark) -> list[Problem]:
 
     Raises:
         InputError: the file is missing or empty, a line is not an object of the expected fields,
-            an id occurs twice, or a selection problem brings no candidates.
+            no problem has an answer, an id occurs twice, or a selection problem brings no
+            candidates.
     """
     problems = [_complete(record, benchmark, line) for line, record in _read_records(benchmark)]
     _check_number(benchmark, len(problems))
+    if not any(problem.expected_answer for problem in problems):
+        raise InputError.at(
+            benchmark.path,
+            problems[0].line,
+            "no problem has an expected_answer; the columns are"
+            f" {', '.join(problems[0].record)}: name one of them, as in"
+            " columns: {expected_answer: [NAME]}",
+        )
     seen: dict[str, int] = {}
     for problem in problems:
         if problem.id in seen:
@@ -109,11 +118,9 @@ def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Proble
     row = convert_row(record, BenchmarkRow, benchmark.path, line)
     mode = row.mode or benchmark.mode
     budget = row.total_code_executions
-    answer = str(row.expected_answer)
+    answer = "" if row.expected_answer is None else str(row.expected_answer)
     if benchmark.answer_after:
         answer = answer.rpartition(benchmark.answer_after)[2]
-    if not answer.strip():
-        raise InputError.at(benchmark.path, line, "expected_answer is empty; give the answer")
     if mode == "genselect" and row.candidates is None:
         problem = "candidates is missing; list the answers to choose from"
         raise InputError.at(benchmark.path, line, problem)
