@@ -43,31 +43,29 @@ class SharedWords:
         self._texts = [_bare(problem) for problem in problems]
         self._words = [words_of(problem) for problem in problems]
         self._num_sequences: list[int] = []
-        self._by_size: dict[int, dict[tuple[str, ...], list[int]]] = {}
-        """Length of a sequence -> sequence -> problems that hold it."""
+        self._holders: dict[tuple[str, ...], list[int]] = {}
+        """Sequence -> problems that hold it."""
+        sizes: dict[str, set[int]] = {}
         for place, words in enumerate(self._words):
             size = min(ngram, len(words))
             sequences = set(_sequences(words, size)) if size else set()
             self._num_sequences.append(len(sequences))
             for sequence in sequences:
-                self._by_size.setdefault(size, {}).setdefault(sequence, []).append(place)
+                self._holders.setdefault(sequence, []).append(place)
+                sizes.setdefault(sequence[0], set()).add(size)
+        self._sizes = {word: tuple(found) for word, found in sizes.items()}
+        """First word of a sequence -> lengths that such sequences have."""
 
     def are_in(self, text: str) -> bool:
         """Say whether ``text`` shares a sequence with any problem."""
-        words = words_of(text)
-        return any(
-            sequence in wanted
-            for size, wanted in self._by_size.items()
-            for sequence in _sequences(words, size)
-        )
+        return next(self._shared(words_of(text)), None) is not None
 
     def find(self, text: str) -> list[Shared]:
         """Return what ``text`` shares with each problem of which it holds a sequence."""
         words = words_of(text)
         counts: Counter[int] = Counter()
-        for size, wanted in self._by_size.items():
-            for sequence in set(_sequences(words, size)):
-                counts.update(wanted.get(sequence, ()))
+        for sequence in set(self._shared(words)):
+            counts.update(self._holders[sequence])
         bare, line = _bare(text), _line(words)
         found = []
         for place, count in sorted(counts.items()):
@@ -77,6 +75,13 @@ class SharedWords:
                 kind = "same text"
             found.append(Shared(place, kind, count / self._num_sequences[place]))
         return found
+
+    def _shared(self, words: list[str]) -> Iterator[tuple[str, ...]]:
+        for begin, word in enumerate(words):
+            for size in self._sizes.get(word, ()):
+                sequence = tuple(words[begin : begin + size])
+                if sequence in self._holders:
+                    yield sequence
 
 
 def words_of(text: str) -> list[str]:
