@@ -1,5 +1,6 @@
 """Benchmark problems among the training problems."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def test_the_strongest_matches_are_shown_and_all_are_counted(writer: Callable[..
     overlaps = [one.overlap for one in view.matches[2:]]
     assert overlaps == sorted(overlaps, reverse=True)
     assert overlaps[0] == 0.19
+
+
+def test_a_problem_is_shown_once_with_its_strongest_match(writer: Callable[..., Any]) -> None:
+    folder = findings(writer, ["n words", "all words", "n words"])
+    lines = [json.loads(line) for line in (folder / "matches.jsonl").read_text().splitlines()]
+    write_rows(folder / "matches.jsonl", [line | {"id": "same"} for line in lines])
+    (view,) = view_contamination(read_stages([folder]))
+    assert [one.kind for one in view.matches] == ["all words"]
+    assert view.num_matches == 3
 
 
 def test_the_page_shows_figures_and_problems_escaped(

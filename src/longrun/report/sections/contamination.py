@@ -1,9 +1,8 @@
 """Benchmark problems among the training problems, as every ``check_contamination`` found them.
 
-Of the matches the strongest are shown, the rest is counted: they are in ``matches.jsonl``.
+Of every benchmark problem the strongest match is shown; all of them are in ``matches.jsonl``.
 """
 
-import heapq
 from contextlib import closing
 from dataclasses import dataclass
 from typing import get_args
@@ -29,7 +28,7 @@ class ContaminationView:
     stage: str
     figures: Contamination
     matches: list[Match]
-    """The strongest ones."""
+    """The strongest one of each benchmark problem, the strongest of those first."""
     num_matches: int
 
 
@@ -43,14 +42,17 @@ def view_contamination(graph: Graph) -> list[ContaminationView]:
 
 
 def _view(stage: FinishedStage) -> ContaminationView:
-    num_matches, best = 0, list[tuple[int, float, int, Match]]()
+    best: dict[tuple[str, str], Match] = {}
+    num_matches = 0
     with closing(read_rows(stage.folder / MATCHES_NAME, Match)) as rows:
-        for line, match in rows:
+        for _, match in rows:
             num_matches += 1
-            entry = (-_KINDS.index(match.kind), match.overlap, -line, match)
-            if len(best) < MOST_MATCHES:
-                heapq.heappush(best, entry)
-            else:
-                heapq.heappushpop(best, entry)
-    matches = [entry[-1] for entry in sorted(best, reverse=True)]
-    return ContaminationView(stage.name, read_contamination(stage.folder), matches, num_matches)
+            key = match.benchmark, match.id
+            best[key] = max(best.get(key, match), match, key=_strength)
+    matches = sorted(best.values(), key=_strength, reverse=True)
+    figures = read_contamination(stage.folder)
+    return ContaminationView(stage.name, figures, matches[:MOST_MATCHES], num_matches)
+
+
+def _strength(match: Match) -> tuple[int, float]:
+    return -_KINDS.index(match.kind), match.overlap
