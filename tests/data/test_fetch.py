@@ -41,5 +41,5 @@ def test_without_network_the_remedy_is_named(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("longrun: fetch: nvidia/OpenMathReasoning cannot be fetched (")
+    assert line.startswith("longrun: nvidia/OpenMathReasoning cannot be fetched (")
     assert "where there is network" in line

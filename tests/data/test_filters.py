@@ -136,5 +136,5 @@ def test_problems_that_share_words_with_a_benchmark_are_refused(problem, passes,
 def test_a_damaged_benchmark_is_named_with_its_line(tmp_path):
     path = tmp_path / "benchmark.jsonl"
     path.write_text('{"problem": "x"}\n{"question": "y"}\n')
-    with pytest.raises(InputError, match=r"benchmark\.jsonl:2: is not a benchmark problem"):
+    with pytest.raises(InputError, match=r"benchmark\.jsonl:2: has no field problem"):
         chain({"contamination": {"benchmarks": [str(path)]}})

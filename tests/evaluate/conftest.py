@@ -134,7 +134,7 @@ def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
 def generated(tmp_path):
     """Write what ``generate`` would have written."""
 
-    def write(name, benchmarks, **options):
+    def write(name, benchmarks, counts=None, **options):
         folder = tmp_path / name
         config = GenerateConfig.parse(
             {
@@ -152,7 +152,7 @@ def generated(tmp_path):
                     write_rows(folder / label / f"{benchmark}.jsonl", rows)
             labels = list(next(iter(benchmarks.values())))
             (folder / MODELS_NAME).write_text(json.dumps(labels))
-            stage.finish(counts={})
+            stage.finish(counts=counts or {})
         return folder
 
     return write

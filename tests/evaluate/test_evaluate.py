@@ -144,14 +144,6 @@ def test_output_of_another_stage_is_refused(tmp_path, generated):
         evaluate(tmp_path, folder, name="twice")
 
 
-def test_a_cut_predictions_file_is_named(tmp_path, generated):
-    source = generated("g", {"sums": SUMS})
-    path = source / "base" / "sums.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"sums.jsonl:3: is not a whole JSON object"):
-        evaluate(tmp_path, source)
-
-
 def test_the_summary_is_a_golden_file(tmp_path, generated):
     folder, _ = evaluate(tmp_path, generated("g", {"sums": {"base": SUMS["base"]}}))
     assert json.loads((folder / "summary.json").read_text()) == {
@@ -234,3 +226,21 @@ def test_rewards_that_do_not_fit_are_named(tmp_path, generated, change, message)
     config = configured(tmp_path, [generated("g", {"sums": SAMPLED})], rewards=str(rewards))
     with pytest.raises(InputError, match=message):
         run(config)
+
+
+def test_a_file_that_was_cut_is_named_counted_and_graded_as_far_as_it_goes(
+    tmp_path, generated, caplog
+):
+    source = generated("g", {"sums": SUMS}, counts={"predictions": 6})
+    path = source / "base" / "sums.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    (source / "tuned" / "sums.jsonl").write_bytes(b"")
+    folder, manifest = evaluate(tmp_path, source)
+    assert len(read_grades(folder / "grades" / "base" / "sums.jsonl")) == 2
+    assert manifest.ledger.dropped == {"missing in a damaged file": 4}
+    assert manifest.counts["graded"] == 2
+    assert f"{path}:3: is not a whole JSON object" in caplog.text
+    assert "no solution of tuned on sums is left" in caplog.text
+    path.write_bytes(b"{")
+    with pytest.raises(InputError, match="no solution is left to grade; generate again"):
+        evaluate(tmp_path, source, name="nothing")

@@ -226,3 +226,16 @@ def test_a_bad_benchmark_is_found_before_a_model_is_loaded(configure, tmp_path, 
     monkeypatch.setattr("longrun.evaluate.generate.ContinuousDecoder", None)
     with pytest.raises(InputError, match=r"bad.jsonl:2: is not a whole JSON object"):
         run(configure(benchmarks=[{"name": "bad", "path": str(path)}]))
+
+
+def test_problems_without_an_answer_are_named_counted_and_left_out(
+    configure, write_benchmark, caplog
+):
+    rows = [{"problem": "1", "expected_answer": 1}, {"problem": "2", "id": "unknown"}]
+    path = write_benchmark(rows, "some.jsonl")
+    config = configure(benchmarks=[{"name": "some", "path": str(path)}], samples=2)
+    manifest = run(config)
+    assert [row.id for row in predictions(config, name="some")] == ["some-1"] * 2
+    assert manifest.counts["problems_without_answer"] == 1
+    assert "1 of 2 problems of some have no expected_answer" in caplog.text
+    assert "the first is unknown in" in caplog.text

@@ -1,6 +1,7 @@
 import pytest
 
-from longrun.config.evaluation import Benchmark, EvaluateConfig, GroupCandidatesConfig
+from longrun.config.benchmarks import Benchmark
+from longrun.config.evaluation import EvaluateConfig, GroupCandidatesConfig
 from longrun.errors import InputError
 from longrun.evaluate.evaluate import run as evaluate
 from longrun.evaluate.group_candidates import cut_summary, find_candidate, run

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from longrun.config.evaluation import Benchmark
+from longrun.config.benchmarks import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.evaluate.prompting import Prompter, check_model_folder, find_conversation
 from longrun.formats.benchmarks import read_benchmark
@@ -72,6 +72,14 @@ def test_an_export_whose_template_differs_is_refused(copied, conversation, probl
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"'helper\\n' instead of 'assistant\\n'; export"):
         Prompter(copied, conversation, 8).check_chat_template(problems[0])
+
+
+def test_an_equal_prompt_is_logged_with_what_was_compared(copied, conversation, problems, caplog):
+    caplog.set_level("INFO")
+    prompter = Prompter(copied, conversation, 8)
+    prompter.check_chat_template(problems[0])
+    count = len(prompter.encode_prompt(problems[0], "b"))
+    assert f"token by token (mode cot, {count} tokens compared)" in caplog.text
 
 
 def test_another_models_template_may_differ_but_is_logged(copied, conversation, problems, caplog):

@@ -49,3 +49,36 @@ def test_a_row_does_not_see_its_neighbours():
         draw([row], [uniform], top_p=0.95)[0]
         for row, uniform in zip(logits, [0.3, 0.6, 0.9], strict=True)
     ]
+
+
+def draw_from_the_sorted_row(logits, uniforms, *, temperature, top_p):
+    """The definition, as it stands: sort, cut, draw."""
+    probabilities, tokens = torch.softmax(logits.float() / temperature, -1).sort(
+        dim=-1, descending=True, stable=True
+    )
+    before = probabilities.cumsum(-1) - probabilities
+    cumulative = probabilities.masked_fill(before >= top_p, 0.0).double().cumsum(-1)
+    index = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    return tokens.gather(-1, index.clamp_(max=logits.shape[-1] - 1)).squeeze(-1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([3, 300, 20_000]),
+    st.sampled_from([0.0, 0.05, 1.0, 4.0]),
+    st.sampled_from([None, 0.5]),
+    st.floats(0.01, 0.999),
+)
+def test_the_nucleus_of_the_most_likely_is_that_of_the_sorted_row(seed, size, scale, step, top_p):
+    # Equal logits (step) tie across the border of what is looked at first; flat ones need it all.
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, size, generator=rng) * scale
+    logits[1] *= 8.0
+    logits[2, : size // 2] += 9.0
+    if step is not None:
+        logits = (logits / step).round() * step
+    uniforms = torch.rand(4, generator=rng, dtype=torch.float64)
+    options = {"temperature": 0.7, "top_p": top_p}
+    expected = draw_from_the_sorted_row(logits, uniforms, **options)
+    assert choose_by_chance(logits, uniforms, **options).tolist() == expected.tolist()

@@ -349,6 +349,22 @@ def test_output_is_cut_and_clean(sandboxes, mode):
 
 
 @pytest.mark.parametrize("mode", BOTH)
+def test_bytes_that_are_no_text_become_marks_and_nothing_fails(sandboxes, mode):
+    session = sandboxes(mode).open_session()
+    code = (
+        "import sys\nsys.stdout.buffer.write(b'caf\\xc3\\xa9 \\xff\\xfe|\\n')\n"
+        "sys.stdout.buffer.flush()\nprint('on')\n_ = sys.stdout.buffer.write(b'x' * 5000)"
+    )
+    execution = session.run(code)
+    assert execution.status == "completed"
+    assert execution.text.startswith("caf\u00e9 \ufffd\ufffd|\non\nxxx")
+    assert execution.text.endswith("<output cut>")
+    broken = session.run("raise ValueError(b'\\xff'.decode('latin-1') + '\\udcff')")
+    assert broken.text.splitlines()[-1] == "ValueError: \u00ff?"
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
 def test_an_error_is_shown_without_the_frames_of_the_worker(sandboxes, mode):
     session = sandboxes(mode).open_session()
     execution = session.run("print(1)\ndef f(): return 1 / 0\nf()")

@@ -179,6 +179,7 @@ def test_every_k_has_its_figures_and_k_one_is_pass_at_one(k):
     # The wrong answers of ``grades_of`` are one class: two of three votes in the first problem.
     assert entry.majority == pytest.approx({1: 0.5, 2: 0.5, 3: 0.5}[k])
     assert entry.pass_interval[0] <= entry.pass_at_k <= entry.pass_interval[1]
+    assert (entry.pass_interval == row.interval) == (k == 1)
     assert entry.best is None
 
 

@@ -83,3 +83,7 @@ def test_samples_and_parts_have_tables_of_their_own():
     text = summary_markdown(summary)
     assert "| 65.0 [50.0, 80.0] |" in text
     assert "| tuned | sums | cot | aime | 30 | 4 | 52.5 [41.0, 63.7] |" in text
+    (line,) = [line for line in text.splitlines() if "| aime |" in line]
+    assert line.endswith(
+        f"| {part.mean_tokens:.0f} | {part.code_calls:.2f} | {part.code_errors:.2f} |"
+    )

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longrun.config.evaluation import Benchmark
+from longrun.config.benchmarks import Benchmark
 from longrun.errors import ConfigError, InputError
 from longrun.formats.benchmarks import read_benchmark
 
@@ -47,9 +47,9 @@ def test_the_limit_takes_the_first(benchmark):
         ([], "holds no problem"),
         ([row(), '{"problem": "x"'], "b.jsonl:2: is not a whole JSON object"),
         ([row(), "[1]"], "b.jsonl:2: Expected object"),
-        ([row(), '{"problem": "x"}'], "b.jsonl:2: has no field expected_answer"),
+        (['{"problem": "x"}'], "b.jsonl:1: no problem has an expected_answer; the columns are pr"),
         ([row(problem=3)], r"b.jsonl:1: Expected str, got int - at \$.problem"),
-        ([row(expected_answer=" ")], "b.jsonl:1: expected_answer is empty"),
+        ([row(expected_answer=" ")], "b.jsonl:1: no problem has an expected_answer"),
         ([row(mode="chat")], "b.jsonl:1: Invalid enum value 'chat'"),
         ([row(mode="genselect")], "b.jsonl:1: candidates is missing"),
         ([row(total_code_executions=-1)], "total_code_executions is -1; it must be at least 0"),
@@ -82,8 +82,17 @@ def test_other_columns_stand_for_missing_ones(benchmark):
 
 def test_a_mark_without_an_answer_is_named(benchmark):
     entry = benchmark(row(expected_answer="work ####"), answer_after="####")
-    with pytest.raises(InputError, match=r"b.jsonl:1: expected_answer is empty"):
+    with pytest.raises(InputError, match=r"b.jsonl:1: no problem has an expected_answer"):
         read_benchmark(entry)
+
+
+def test_problems_without_an_answer_are_read_and_known(benchmark):
+    entry = benchmark(row(id="a"), '{"problem": "x", "id": "b"}', row(id="c", expected_answer=None))
+    assert [(one.id, one.expected_answer) for one in read_benchmark(entry)] == [
+        ("a", "2"),
+        ("b", ""),
+        ("c", ""),
+    ]
 
 
 @pytest.mark.parametrize(

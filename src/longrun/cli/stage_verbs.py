@@ -44,6 +44,7 @@ MODULES = {
     "fetch": "longrun.data.fetch",
     "prepare": "longrun.data.prepare",
     "merge": "longrun.data.merge",
+    "check_contamination": "longrun.data.check_contamination",
     "pack": "longrun.data.pack",
     "convert": "longrun.data.convert",
     "verify": "longrun.train.proof",

@@ -1,16 +1,14 @@
-"""The settings of the evaluation stages: generate, group_candidates, evaluate."""
+"""The settings of the evaluation stages, from generate to check_contamination."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, model_source, nearest, source
+from longrun.config.base import Settings, StageConfig, execution, model_source, source
+from longrun.config.benchmarks import Benchmark, Benchmarks
 from longrun.config.values import (
     FolderName,
-    Mode,
     NonNegative,
     Paths,
     Positive,
@@ -18,52 +16,6 @@ from longrun.config.values import (
     as_list,
     is_prompt_file,
 )
-
-
-class Benchmark(Settings):
-    """One set of problems with known answers."""
-
-    name: FolderName
-    """What tables call it."""
-    path: Path = source()
-    """JSONL with ``problem`` and ``expected_answer``, optionally ``id`` and ``source``."""
-    mode: Mode = "cot"
-    limit: PositiveInt | None = None
-    """Use only the first problems; null: all."""
-    like: str | None = execution(None)
-    """Name of a known benchmark (aime24, aime25, comp-math-24-25, math-500, gsm8k), or a YAML file,
-    that gives the settings below."""
-    problems: PositiveInt | None = None
-    """Problems that the file must hold; null: any number."""
-    columns: dict[str, list[str]] = {}
-    """Expected column -> columns of the file that may stand for it where it is missing."""
-    answer_after: str | None = None
-    """The answer is what stands behind the last of these marks, as ``####``; null: all of it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_known_settings(cls, values: Any) -> Any:
-        like = values.get("like") if isinstance(values, dict) else None
-        return values if like is None else {**known_benchmark(str(like)), **values}
-
-
-def known_benchmark(name: str) -> dict[str, Any]:
-    """Return the settings that a known benchmark, or a YAML file of one, gives.
-
-    Raises:
-        ValueError: there is none of that name, or the file is no mapping.
-    """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        given = yaml.safe_load(path.read_text()) if path.is_file() else None
-        if not isinstance(given, dict):
-            raise ValueError(f"like {name}: is no YAML file with the settings of a benchmark")
-        return given
-    text = resources.files("longrun.config").joinpath("benchmarks.yaml").read_text()
-    known: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    if name not in known:
-        raise ValueError(f"like {name!r}: {nearest(name, list(known))}")
-    return known[name]
 
 
 class SandboxSettings(Settings):
@@ -121,8 +73,8 @@ class GenerateConfig(StageConfig):
     models: dict[FolderName, Path] = model_source(min_length=1)
     """Label -> Hugging Face model folder, or output folder of a stage that made one. A folder of
     model folders, such as the ``members`` of an average, stands for all under their own names."""
-    benchmarks: Annotated[list[Benchmark], Field(min_length=1)]
-    """Sets of problems to solve."""
+    benchmarks: Benchmarks
+    """Sets of problems to solve: known names, files, or mappings."""
     conversation: Path | None = source(None)
     """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
     ``conversation.json`` that an exported model carries."""
@@ -154,10 +106,7 @@ class GenerateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _benchmarks_differ(self) -> "GenerateConfig":
-        names = [benchmark.name for benchmark in self.benchmarks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two benchmarks are called {name!r}; rename one")
+        _refuse_same_names(self.benchmarks)
         return self
 
     @model_validator(mode="after")
@@ -220,3 +169,26 @@ class EvaluateConfig(StageConfig):
     sample with the highest reward."""
     judge: JudgeSettings | None = None
     """Ask a language model about answers that comparison did not find equal; null: never."""
+
+
+class CheckContaminationConfig(StageConfig):
+    """Look for the problems of benchmarks among the problems that a model is trained on."""
+
+    documents: Paths = source()
+    """Output folders of ``prepare`` or ``merge``."""
+    benchmarks: Benchmarks
+    """Known names, files, or mappings; only the column ``problem`` is needed."""
+    ngram: PositiveInt = 13
+    """Words in a row that must agree; a shorter benchmark problem must occur whole."""
+
+    @model_validator(mode="after")
+    def _benchmarks_differ(self) -> "CheckContaminationConfig":
+        _refuse_same_names(self.benchmarks)
+        return self
+
+
+def _refuse_same_names(benchmarks: list[Benchmark]) -> None:
+    names = [benchmark.name for benchmark in benchmarks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two benchmarks are called {name!r}; rename one")

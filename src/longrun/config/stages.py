@@ -18,7 +18,12 @@ from pydantic import (
 
 from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.convert import ConvertConfig
-from longrun.config.evaluation import EvaluateConfig, GenerateConfig, GroupCandidatesConfig
+from longrun.config.evaluation import (
+    CheckContaminationConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    GroupCandidatesConfig,
+)
 from longrun.config.filters import Filter
 from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
 from longrun.config.values import (
@@ -240,6 +245,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "fetch": FetchConfig,
     "prepare": PrepareConfig,
     "merge": MergeConfig,
+    "check_contamination": CheckContaminationConfig,
     "pack": PackConfig,
     "convert": ConvertConfig,
     "verify": VerifyConfig,

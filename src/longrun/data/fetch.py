@@ -3,18 +3,22 @@
 Everything after this stage works on files alone. An interrupted download goes on where it was.
 """
 
-import logging
 import os
 from pathlib import Path
 
+from longrun.config.benchmarks import HubFile
 from longrun.config.stages import FetchConfig
-from longrun.errors import InputError, ResourceError
+from longrun.errors import InputError
+from longrun.formats.hub import download, list_files
 from longrun.formats.manifest import Manifest
 from longrun.formats.progress import show_progress
 from longrun.formats.stage import open_stage
 
 _CACHE = ".cache"
-log = logging.getLogger(__name__)
+_REMEDY = (
+    "run the same command again where there is network, or copy the Parquet files here and name"
+    " them in prepare"
+)
 
 
 def run(config: FetchConfig) -> Manifest:
@@ -27,7 +31,7 @@ def run(config: FetchConfig) -> Manifest:
     with open_stage("fetch", config) as stage:
         if stage.finished is not None:
             return stage.finished
-        names = _list_files(config)
+        names = list_files(config.dataset, config.revision, _REMEDY)
         chosen = {split: choose_files(names, split) for split in config.splits}
         for split, files in chosen.items():
             if not files:
@@ -63,43 +67,6 @@ def choose_files(names: list[str], split: str) -> list[str]:
     return found
 
 
-def _list_files(config: FetchConfig) -> list[str]:
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise ResourceError(
-            f"fetch: {error.name} is not installed; pip install 'longrun[hub]'"
-        ) from None
-    try:
-        return list(
-            HfApi().list_repo_files(config.dataset, repo_type="dataset", revision=config.revision)
-        )
-    except HfHubHTTPError as error:
-        raise InputError(f"fetch: {config.dataset} at {config.revision}: {error}") from None
-    except Exception as error:  # noqa: BLE001  (its network library differs between versions)
-        raise ResourceError(_unreachable(config.dataset, error)) from None
-
-
 def _download(config: FetchConfig, name: str, cache: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(
-            hf_hub_download(
-                config.dataset,
-                name,
-                repo_type="dataset",
-                revision=config.revision,
-                local_dir=cache,
-            )
-        )
-    except Exception as error:  # noqa: BLE001  (as above; a full disk too is an OSError here)
-        raise ResourceError(_unreachable(f"{config.dataset}/{name}", error)) from None
-
-
-def _unreachable(what: str, error: Exception) -> str:
-    return (
-        f"fetch: {what} cannot be fetched ({type(error).__name__}: {error}); run the same command"
-        " again where there is network, or copy the Parquet files here and name them in prepare"
-    )
+    file = HubFile(dataset=config.dataset, file=name, revision=config.revision)
+    return download(file, cache, _REMEDY)

@@ -6,16 +6,15 @@ tokenized; one that a *later* filter refuses is, when a token filter stands befo
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
+from longrun.config.benchmarks import Benchmark
 from longrun.config.expressions import compile_expression
 from longrun.config.filters import Contamination, Filter, PassRate, TokenBounds
 from longrun.errors import InputError
+from longrun.formats.benchmarks import read_texts
+from longrun.formats.shared_words import SharedWords
 from longrun.formats.spans import THINK_END
 
 NOT_AVAILABLE = "n/a"
@@ -23,7 +22,6 @@ NOT_AVAILABLE = "n/a"
 SELECTION = "genselect"
 _COLUMNS = ("problem_source", "problem_type", "inference_mode")
 _BOXED = "\\boxed{"
-_WORD = re.compile(r"\w+")
 
 Predicate = Callable[[Mapping[str, Any]], bool]
 
@@ -139,7 +137,8 @@ def _predicate(one: Filter) -> Predicate:
     if one.expected_answer is not None:
         return lambda record: _is_selection(record) or _answers_as_expected(record)
     if one.contamination is not None:
-        return Benchmarks.load(one.contamination).is_clean
+        benchmarks = _index_benchmarks(one.contamination)
+        return lambda record: not benchmarks.are_in(require_text(record, "problem"))
     if one.where is not None:
         evaluate = compile_expression(one.where)
         return lambda record: bool(evaluate(record))
@@ -163,56 +162,14 @@ def _bare(answer: str) -> str:
     return "".join(answer.split()).strip("$")
 
 
-class Benchmarks:
-    """The word sequences of benchmark problems that no training problem may hold."""
-
-    def __init__(self, problems: Iterable[str], ngram: int) -> None:
-        self._by_size: dict[int, set[tuple[str, ...]]] = {}
-        for problem in problems:
-            words = _words(problem)
-            size = min(ngram, len(words))
-            if size:
-                self._by_size.setdefault(size, set()).update(_sequences(words, size))
-
-    @classmethod
-    def load(cls, settings: Contamination) -> "Benchmarks":
-        """Read the benchmark files.
-
-        Raises:
-            InputError: one is absent, not JSON lines, or has a line without ``problem``.
-        """
-        found = (problem for path in settings.benchmarks for problem in _problems_of(path))
-        return cls(found, settings.ngram)
-
-    def is_clean(self, record: Mapping[str, Any]) -> bool:
-        """Say whether the problem of ``record`` shares no sequence with a benchmark."""
-        words = _words(require_text(record, "problem"))
-        return not any(
-            sequence in wanted
-            for size, wanted in self._by_size.items()
-            for sequence in _sequences(words, size)
-        )
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
-def _sequences(words: list[str], size: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[begin:] for begin in range(size)), strict=False)
-
-
-def _problems_of(path: Path) -> Iterator[str]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError.at(path, None, f"cannot be read ({error.strerror})") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line.strip():
-                yield require_text(msgspec.json.decode(line), "problem")
-        except (msgspec.DecodeError, InputError, AttributeError, UnicodeDecodeError) as error:
-            raise InputError.at(path, number, f"is not a benchmark problem ({error})") from None
+def _index_benchmarks(settings: Contamination) -> SharedWords:
+    """Read the benchmark files; raises ``InputError`` where one is absent or damaged."""
+    texts = [
+        text
+        for path in settings.benchmarks
+        for text in read_texts(Benchmark(name="benchmark", path=path)).values()
+    ]
+    return SharedWords(texts, settings.ngram)
 
 
 def _rate_passes(bounds: PassRate, record: Mapping[str, Any]) -> bool:

@@ -6,14 +6,16 @@ stand in the order of the benchmark again: the rows are those of a single job.
 
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.errors import InputError
 from longrun.formats.manifest import Manifest
-from longrun.formats.predictions import MODELS_NAME, Prediction, read_predictions
+from longrun.formats.predictions import MODELS_NAME, Prediction, read_intact_rows
 
+log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Model label and benchmark."""
 
@@ -58,11 +60,25 @@ def find_predictions(folders: Sequence[Path]) -> dict[Key, list[Path]]:
     return {key: _in_order(key, sources) for key, sources in found.items()}
 
 
+def count_expected(folders: Sequence[Path]) -> int:
+    """Return the solutions that finished ``generate`` outputs said they hold."""
+    counts = [Manifest.read(folder, "generate").counts for folder in folders]
+    return sum(round(one.get("predictions", 0)) for one in counts)
+
+
 def read_joined(paths: Sequence[Path]) -> list[Prediction]:
-    """Read the chunks of one benchmark, in the order of its problems."""
+    """Read the chunks of one benchmark, in the order of its problems.
+
+    Damaged lines, as a file has that was cut, are named and left out.
+    """
     chunks = []
     for path in paths:
-        rows = read_predictions(path)
+        rows = []
+        for row in read_intact_rows(path, Prediction):
+            if isinstance(row, InputError):
+                log.warning("%s; the solution is left out", row)
+            else:
+                rows.append(row)
         chunks.append([list(group) for _, group in itertools.groupby(rows, lambda row: row.id)])
     return [
         row

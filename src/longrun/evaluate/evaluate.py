@@ -14,8 +14,9 @@ from statistics import fmean
 import msgspec
 
 from longrun.config.evaluation import EvaluateConfig
+from longrun.errors import InputError
 from longrun.evaluate.answers import extract_answer
-from longrun.evaluate.chunks import find_predictions, read_joined
+from longrun.evaluate.chunks import count_expected, find_predictions, read_joined
 from longrun.evaluate.grade import Grader, Judgement
 from longrun.evaluate.judge import Judge
 from longrun.evaluate.rewards import Key, read_rewards
@@ -47,15 +48,22 @@ def run(config: EvaluateConfig) -> Manifest:
     """Grade every prediction and write the summary.
 
     Raises:
-        InputError: a folder is no finished output of ``generate``, a file is damaged, two
+        InputError: a folder is no finished output of ``generate``, no solution is left, two
             folders hold the same label and benchmark, or rewards do not fit.
     """
     files = find_predictions(config.predictions)
     with open_stage("evaluate", config) as stage:
         if stage.finished is not None:
             return stage.finished
-        predictions = {key: read_joined(paths) for key, paths in files.items()}
+        predictions = _read_all(files)
         total = sum(map(len, predictions.values()))
+        missing = max(0, count_expected(config.predictions) - total)
+        if missing:
+            log.warning(
+                "evaluate: %d solutions are missing in damaged files; figures are over the other"
+                " %d: generate again with --replace or a new output_dir",
+                *(missing, total),
+            )
         judge = None if config.judge is None else Judge(config.judge)
         grades: dict[Key, list[Grade]] = {}
         with Grader() as grader, show_progress("evaluate", total, "solutions") as progress:
@@ -68,7 +76,7 @@ def run(config: EvaluateConfig) -> Manifest:
         write_text(stage.folder / SUMMARY_NAME, _pretty(summary))
         write_text(stage.folder / MARKDOWN_NAME, summary_markdown(summary))
         counts = _count(grades) | ({} if judge is None else {"not_judged": judge.num_silent})
-        return stage.finish(counts=counts, ledger=_balance(total, grades))
+        return stage.finish(counts=counts, ledger=_balance(total, missing, grades))
 
 
 def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]:
@@ -96,6 +104,17 @@ def blind_chances(grader: Grader, grades: Sequence[Grade]) -> dict[str, float]:
         right = [entry.verdict == "right" for entry in grader.grade(pairs)]
         shares[grade.unit].append(fmean(right) if right else 0.0)
     return {unit: fmean(values) for unit, values in shares.items()}
+
+
+def _read_all(files: Mapping[Key, Sequence[Path]]) -> dict[Key, list[Prediction]]:
+    """Read what is whole; a benchmark of which nothing is left is named and not graded."""
+    found = {key: read_joined(paths) for key, paths in files.items()}
+    for (label, benchmark), rows in found.items():
+        if not rows:
+            log.warning("evaluate: no solution of %s on %s is left", label, benchmark)
+    if not any(found.values()):
+        raise InputError("evaluate.predictions: no solution is left to grade; generate again")
+    return {key: rows for key, rows in found.items() if rows}
 
 
 def _write_grades(
@@ -160,9 +179,11 @@ def _count(grades: Grades) -> dict[str, float]:
     }
 
 
-def _balance(total: int, grades: Grades) -> Ledger:
+def _balance(total: int, missing: int, grades: Grades) -> Ledger:
     ledger = Ledger()
-    ledger.take(total)
+    ledger.take(total + missing)
+    if missing:
+        ledger.drop("missing in a damaged file", missing)
     for entries in grades.values():
         ledger.keep(len(entries), tokens=sum(grade.tokens for grade in entries))
     return ledger

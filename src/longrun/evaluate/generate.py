@@ -23,7 +23,8 @@ from typing import Protocol, Self
 import numpy as np
 
 from longrun.checkpoint.model_folder import CONFIG_NAME
-from longrun.config.evaluation import Benchmark, GenerateConfig
+from longrun.config.benchmarks import Benchmark
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import ConfigError, InputError, ResourceError
 from longrun.evaluate.chunks import split_chunk
 from longrun.evaluate.code_calls import CodeCalls
@@ -36,6 +37,7 @@ from longrun.evaluate.solutions import Failure, Solution
 from longrun.evaluate.unfinished import UnfinishedPredictions
 from longrun.formats.atomic import write_text
 from longrun.formats.benchmarks import read_benchmark
+from longrun.formats.hub import fetch_missing
 from longrun.formats.ledger import Ledger
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import (
@@ -75,12 +77,14 @@ def run(config: GenerateConfig) -> Manifest:
     Raises:
         ConfigError: two models have one label, or no conversation is known.
         InputError: a model folder or benchmark cannot be used as it is.
-        ResourceError: the sandbox that the benchmarks need does not work here.
+        ResourceError: the sandbox that the benchmarks need does not work here, or a benchmark
+            cannot be fetched.
     """
+    fetch_missing(config.benchmarks)
     with open_stage("generate", config) as stage, ExitStack() as stack:
         if stage.finished is not None:
             return stage.finished
-        problems = _read_problems(config)
+        problems, num_unknown = _read_problems(config)
         models = _find_models(config)
         prompters = {label: _open_prompter(config, folder) for label, folder in models.items()}
         for prompter in prompters.values():
@@ -100,8 +104,10 @@ def run(config: GenerateConfig) -> Manifest:
         ledger = Ledger()
         ledger.take(total)
         ledger.keep(len(rows), tokens=sum(row.tokens for row in rows))
-        ledger.drop("not given by the endpoint", total - len(rows))
-        return stage.finish(counts=_count(rows), ledger=ledger)
+        if total > len(rows):
+            ledger.drop("not given by the endpoint", total - len(rows))
+        unknown = {"problems_without_answer": num_unknown} if num_unknown else {}
+        return stage.finish(counts=_count(rows) | unknown, ledger=ledger)
 
 
 def check_failures(failures: Sequence[Failure], total: int, config: GenerateConfig) -> None:
@@ -259,9 +265,28 @@ class _Writer:
         return EndpointDecoder(client, name, config, self._prompter)
 
 
-def _read_problems(config: GenerateConfig) -> Problems:
+def _read_problems(config: GenerateConfig) -> tuple[Problems, int]:
+    """Return the problems of this chunk, and how many are left out because nobody could grade them.
+
+    Those are named; a chunk counts its own.
+    """
     place, total = split_chunk(config.chunk)
-    return {entry.name: read_benchmark(entry)[place - 1 :: total] for entry in config.benchmarks}
+    problems: Problems = {}
+    num_unknown = 0
+    for entry in config.benchmarks:
+        rows = read_benchmark(entry)[place - 1 :: total]
+        known = [problem for problem in rows if problem.expected_answer]
+        if len(known) < len(rows):
+            first = next(problem for problem in rows if not problem.expected_answer)
+            log.warning(
+                "generate: %d of %d problems of %s have no expected_answer and are left out, the"
+                " first is %s in %s:%d",
+                *(len(rows) - len(known), len(rows), entry.name),
+                *(first.id, entry.path, first.line),
+            )
+        problems[entry.name] = known
+        num_unknown += len(rows) - len(known)
+    return problems, num_unknown
 
 
 def _open_prompter(config: GenerateConfig, folder: Path) -> Prompter:

@@ -158,7 +158,8 @@ def _select(
         found = [find_candidate(row, config.summary_chars) for row in samples]
         candidates = [candidate for candidate in found if candidate is not None]
         ledger.keep(len(candidates))
-        ledger.drop("states no answer", len(samples) - len(candidates))
+        if len(samples) > len(candidates):
+            ledger.drop("states no answer", len(samples) - len(candidates))
         draws = _draw(config, key, samples[0].id, candidates)
         selections += [
             _selection(prompt, samples[0], repeat, drawn) for repeat, drawn in enumerate(draws)

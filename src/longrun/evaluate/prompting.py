@@ -136,8 +136,14 @@ class Prompter:
         if self._tokenizer.holds_control(system + user):
             return None  # text that looks like a control token is text here, a token there
         tokens = tokenizer(theirs, add_special_tokens=False)["input_ids"]
-        same = tokens == self._tokenizer.encode_prompt(self.conversation, problem.mode, record)
-        return None if same else "the same text in other tokens"
+        if tokens != self._tokenizer.encode_prompt(self.conversation, problem.mode, record):
+            return "the same text in other tokens"
+        log.info(
+            "generate: the chat template of %s gives the prompt of training, token by token"
+            " (mode %s, %d tokens compared)",
+            *(self.model, problem.mode, len(tokens)),
+        )
+        return None
 
     def _record(self, problem: Problem) -> dict[str, Any]:
         return {**problem.record, "total_code_executions": self.budget(problem)}

@@ -36,10 +36,28 @@ class TimeLimit(BaseException):
     """Raised inside a block that runs longer than it may; not an ``Exception``, so as to pass."""
 
 
+class CappedBytes(io.RawIOBase):
+    """Takes the bytes that go around a text file; those that are not UTF-8 become marks."""
+
+    def __init__(self, text: "CappedText") -> None:
+        self._text = text
+
+    def writable(self) -> bool:
+        """Say that bytes may be written here."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Hand on what ``data`` says, the pieces of one write together."""
+        held = bytes(data)
+        self._text.write(held.decode("utf-8", "replace"))
+        return len(held)
+
+
 class CappedText(io.TextIOBase):
     """A text file that keeps its first characters and forgets the rest."""
 
     def __init__(self, most: int) -> None:
+        self.buffer = CappedBytes(self)
         self._left = most
         self._parts: list[str] = []
         self._cut = False

@@ -192,6 +192,8 @@ def _at_k(
     majorities: Sequence[float],
     rewards: Rewards | None,
 ) -> AtK:
+    # At most this many choices of k samples of a problem share no sample.
+    apart = min(map(len, groups)) / k
     passes = [pass_at_k(len(group), sum(grade.correct for grade in group), k) for group in groups]
     best = None
     if rewards is not None:
@@ -203,11 +205,11 @@ def _at_k(
     return AtK(
         k=k,
         pass_at_k=fmean(passes),
-        pass_interval=wilson_interval(passes, samples=1),
+        pass_interval=wilson_interval(passes, samples=apart),
         majority=fmean(majorities),
-        majority_interval=wilson_interval(majorities, samples=1),
+        majority_interval=wilson_interval(majorities, samples=apart),
         best=None if best is None else fmean(best),
-        best_interval=None if best is None else wilson_interval(best, samples=1),
+        best_interval=None if best is None else wilson_interval(best, samples=apart),
     )
 
 

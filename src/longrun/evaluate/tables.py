@@ -35,6 +35,8 @@ _PART_COLUMNS = (
     "majority [95 %]",
     "unfinished",
     "tokens",
+    "code calls",
+    "code errors",
 )
 _TEXT_COLUMNS = {"model", "against", "benchmark", "mode", "source"}
 INTERVAL_NOTE = (
@@ -136,6 +138,8 @@ def _part_cells(row: SummaryRow) -> tuple[str, ...]:
         _with_interval(row.majority, row.majority_interval),
         _percent(row.unfinished_rate),
         f"{row.mean_tokens:.0f}",
+        f"{row.code_calls:.2f}",
+        f"{row.code_errors:.2f}",
     )
 
 

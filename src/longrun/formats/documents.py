@@ -154,6 +154,9 @@ class DocumentSet:
         files = [shard.lineage["source_file"] for shard in shards]
         self.source_indices: Int32s = np.concatenate([np.zeros(0, np.int32), *files])
         """[N] index into ``source_paths``."""
+        problems = [shard.lineage["problem"] for shard in shards]
+        self.problems = np.concatenate([np.zeros(0, np.uint64), *problems])
+        """[N] stable hash of each document's problem."""
 
     @classmethod
     def open(cls, split_folder: Path) -> "DocumentSet":

@@ -5,6 +5,7 @@ is wrong; writers put a whole file in place at once. It never decides whether an
 """
 
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +33,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     problem: str
     expected_answer: str
+    """Empty where the benchmark does not say."""
     total_code_executions: int | None
     candidates: list[str]
     group: str | None = None
@@ -196,11 +198,31 @@ def read_rows(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
     Raises:
         InputError: the file is missing or a folder, or a line is damaged; names line and field.
     """
+    with closing(_read_lines(path)) as lines:
+        for line, text in lines:
+            yield line, convert_row(_parse(text, path, line), kind, path, line)
+
+
+def read_intact_rows(path: Path, kind: type[Row]) -> Generator[Row | InputError]:
+    """Yield the object of every line, or the error that names what is wrong with the line.
+
+    Raises:
+        InputError: the file is missing or a folder.
+    """
+    with closing(_read_lines(path)) as lines:
+        for line, text in lines:
+            try:
+                yield convert_row(_parse(text, path, line), kind, path, line)
+            except InputError as error:
+                yield error
+
+
+def _read_lines(path: Path) -> Generator[tuple[int, bytes]]:
     try:
         with open(path, "rb") as file:
             for line, text in enumerate(file, start=1):
                 if text.strip():
-                    yield line, convert_row(_parse(text, path, line), kind, path, line)
+                    yield line, text
     except FileNotFoundError:
         raise InputError.at(path, None, "does not exist; name a JSONL file") from None
     except IsADirectoryError:

@@ -1,7 +1,8 @@
 """The page: one HTML file from view data, with style and script inside.
 
 Works from a file, without network: a content security policy forbids every load. Text is escaped by
-the template engine, always; only our own plots are inserted as they are. It never reads a stage.
+the template engine, always; only our own plots and formulas that we rebuilt from known elements are
+inserted as they are. It never reads a stage.
 """
 
 import base64
@@ -15,6 +16,8 @@ from markupsafe import Markup
 
 from longrun.formats.progress import format_count, format_seconds
 from longrun.report import plots
+from longrun.report.mathematics import show_answer, show_mathematics
+from longrun.report.sections.contamination import ContaminationView
 from longrun.report.sections.data import DataView
 from longrun.report.sections.evaluation import EvaluationView
 from longrun.report.sections.overview import Overview
@@ -35,6 +38,7 @@ class PageView:
     data: DataView | None
     training: TrainingView | None
     evaluation: EvaluationView | None
+    contamination: list[ContaminationView]
     samples: SamplesView | None
     stages: list[StageView]
 
@@ -55,12 +59,15 @@ def render_page(view: PageView) -> str:
         "percent": _percent,
         "number": _number,
         "file_size": _size,
+        "mathematics": show_mathematics,
+        "answer": show_answer,
     }
     script = (_FOLDER / "filter.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(
         view=view,
         plots=_plots(view),
+        most_curves=plots.MOST_CURVES,
         box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
         style=Markup((_FOLDER / "style.css").read_text()),  # our own file
         script=Markup(script),  # our own file

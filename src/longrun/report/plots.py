@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from longrun.formats.predictions import AtK
 from longrun.formats.progress import format_count
 from longrun.report.sections.data import Histogram
 from longrun.report.sections.evaluation import EvaluationView
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, GRID = "#010101", "#010102", "#010103"
-SERIES = ("#010110", "#010111", "#010112", "#010113")
+SERIES = tuple(f"#01011{index}" for index in range(8))
+MOST_CURVES = len(SERIES)
+"""Models of one plot by samples: each needs a colour of its own."""
 _VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--faint)",
@@ -137,20 +140,30 @@ def plot_at_k(view: EvaluationView) -> list[Markup]:
 
 def _plot_curves(view: EvaluationView, index: int) -> Markup:
     label = f"pass@k and majority@k on {view.benchmarks[index].name} by samples k"
-    with _figure(f"at-k-{index}", label, (300, 230)) as (figure, finish):
+    curves = choose_curves(view.curves(index))
+    rows = -(-len(curves) // 2)
+    with _figure(f"at-k-{index}", label, (300, 205 + 17 * rows)) as (figure, finish):
         axes = figure.add_subplot()
-        for place, (model, figures) in enumerate(view.curves(index)):
-            ks, color = [one.k for one in figures], SERIES[place % len(SERIES)]
+        for (model, figures), color in zip(curves, SERIES, strict=False):
+            ks = [one.k for one in figures]
             passed = [100 * one.pass_at_k for one in figures]
             voted = [100 * one.majority for one in figures]
-            axes.plot(ks, passed, color=color, marker="o", markersize=3.5, label=_fit(model))
-            axes.plot(ks, voted, color=color, marker="o", markersize=3.5, linestyle=(0, (3, 2)))
+            axes.plot(ks, passed, color=color, marker="o", markersize=3.5, label=_fit(model, 16))
+            # Hollow and larger: it stays visible where both curves are the same.
+            hollow: dict[str, Any] = {"marker": "o", "markersize": 7, "markerfacecolor": "none"}
+            axes.plot(ks, voted, color=color, linestyle=(0, (3, 2)), **hollow)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("samples k")
         axes.set_ylim(-2, 102)
-        axes.legend(loc="best")
+        figure.legend(loc="outside lower left", ncols=2, columnspacing=1.4)
         return finish()
+
+
+def choose_curves(curves: list[tuple[str, list[AtK]]]) -> list[tuple[str, list[AtK]]]:
+    """Return at most ``MOST_CURVES`` of the models, those of the highest pass@1, in their order."""
+    best = sorted(curves, key=lambda curve: -curve[1][0].pass_at_k)[:MOST_CURVES]
+    return [curve for curve in curves if curve in best]
 
 
 def _plot_benchmark(view: EvaluationView, index: int) -> Markup:

@@ -15,6 +15,7 @@ from longrun.formats.atomic import write_text
 from longrun.formats.manifest import Manifest
 from longrun.formats.stage import open_stage
 from longrun.report.page import PageView, render_page
+from longrun.report.sections.contamination import view_contamination
 from longrun.report.sections.data import view_data
 from longrun.report.sections.evaluation import view_evaluation
 from longrun.report.sections.overview import view_overview
@@ -57,6 +58,7 @@ def view_page(title: str, graph: Graph) -> PageView:
         data=view_data(graph),
         training=training,
         evaluation=view_evaluation(graph),
+        contamination=view_contamination(graph),
         samples=view_samples(graph),
         stages=view_settings(graph),
     )
@@ -69,5 +71,6 @@ def _as_json(view: PageView) -> str:
         "data": view.data,
         "training": view.training,
         "evaluation": view.evaluation,
+        "contamination": {one.stage: one.figures for one in view.contamination},
     }
     return msgspec.json.format(msgspec.json.encode(figures), indent=2).decode() + "\n"

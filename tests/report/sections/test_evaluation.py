@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from longrun.errors import InputError
+from longrun.formats.predictions import AtK
 from longrun.report.page import render_page
-from longrun.report.plots import plot_at_k
+from longrun.report.plots import MOST_CURVES, SERIES, choose_curves, plot_at_k
 from longrun.report.report import view_page
 from longrun.report.sections.evaluation import EvaluationView, view_evaluation
 from longrun.report.stages import read_stages
@@ -91,3 +92,21 @@ def test_samples_give_curves_and_sources_give_rows(writer: Callable[..., Any]) -
     view_of_page = render_page(view_page("Samples", read_stages([folder])))
     assert "majority@k dashed" in view_of_page
     assert "<td>aime</td>" in view_of_page
+    assert "best@k" not in view_of_page  # no rewards were given
+
+
+def test_a_plot_by_samples_has_a_colour_for_every_model_it_shows() -> None:
+    def curve(score: float) -> list[AtK]:
+        return [
+            AtK(
+                k=1, pass_at_k=score, pass_interval=(0, 1), majority=score,
+                majority_interval=(0, 1), best=None, best_interval=None,
+            )
+        ]  # fmt: skip
+
+    curves = [(f"model-{n}", curve((n * 7 % 11) / 11)) for n in range(11)]
+    chosen = choose_curves(curves)
+    assert len(chosen) == MOST_CURVES == len(set(SERIES))
+    assert [entry for entry in curves if entry in chosen] == chosen
+    left_out = [one[0].pass_at_k for name, one in curves if (name, one) not in chosen]
+    assert max(left_out) < min(one[0].pass_at_k for _, one in chosen)

@@ -1,5 +1,6 @@
 """Which solutions are shown, and how long ones are cut."""
 
+import json
 from html import escape
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import InputError
+from longrun.report.page import render_page
+from longrun.report.report import view_page
 from longrun.report.sections.samples import (
     MOST_OF_EACH,
     SamplesView,
@@ -76,3 +79,17 @@ def test_spread_takes_in_order_from_the_whole_length(items: list[int], count: in
     taken = spread(list(enumerate(items)), count)
     assert taken == sorted(set(taken))
     assert len(taken) == min(count, len(items))
+
+
+def test_the_page_filters_by_every_verdict_that_occurs(miniature: list[Path]) -> None:
+    path = miniature[-1] / "grades" / "base" / "cot.jsonl"
+    first, *rest = path.read_text().splitlines()
+    silent = json.loads(first) | {"verdict": "no answer", "correct": False}
+    path.write_text("\n".join([json.dumps(silent), *rest]) + "\n")
+    graph = read_stages(miniature)
+    found = view_samples(graph)
+    assert found is not None
+    assert found.verdicts == ["right", "wrong", "no answer"]
+    page = render_page(view_page("run", graph))
+    assert "<option>no answer</option>" in page
+    assert page.count('data-grade="no answer"') == 1

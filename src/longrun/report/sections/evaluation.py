@@ -56,6 +56,21 @@ class EvaluationView:
         """Return the indices of the benchmarks with several solutions per problem."""
         return [index for index in range(len(self.benchmarks)) if self.curves(index)]
 
+    @property
+    def num_curve_rows(self) -> int:
+        """Figures by k, over all models and benchmarks."""
+        return sum(len(figures) for index in self.sampled for _, figures in self.curves(index))
+
+    @property
+    def has_best(self) -> bool:
+        """Whether rewards were given for any model."""
+        return any(
+            one.best is not None
+            for index in self.sampled
+            for _, figures in self.curves(index)
+            for one in figures
+        )
+
     def curves(self, index: int) -> list[tuple[str, list[AtK]]]:
         """Return ``(model, figures by k)`` of the models sampled more than once."""
         return [

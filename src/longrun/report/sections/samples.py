@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import chain, zip_longest
-from typing import TypeVar
+from typing import TypeVar, get_args
 
-from longrun.formats.predictions import Grade, read_grades, read_summary
+from longrun.formats.predictions import Grade, Verdict, read_grades, read_summary
 from longrun.formats.spans import SpanKind
 from longrun.report.sections.evaluation import label_models
 from longrun.report.stages import Graph
@@ -72,6 +72,12 @@ class SamplesView:
     def benchmarks(self) -> list[str]:
         """Names of the benchmarks, in order."""
         return list(dict.fromkeys(group.benchmark for group in self.groups))
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Verdicts of the samples, in their own order."""
+        shown = {sample.grade.verdict for group in self.groups for sample in group.samples}
+        return [verdict for verdict in get_args(Verdict) if verdict in shown]
 
 
 def view_samples(graph: Graph, total_bytes: int = TOTAL_BYTES) -> SamplesView | None:
