@@ -49,7 +49,7 @@ def draft(composer, problem, runs) -> Draft:
     render = composer.conversation.render
     prompt = render("cot", {"problem": problem}, guard=composer.tokenizer.hide)
     runs = [[(kind, piece.encode()) for kind, piece in run] for run in runs]
-    return Draft(0, "cot", 1, False, prompt, runs, None)
+    return Draft(0, "cot", 1, False, prompt, runs, None, len(prompt))
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

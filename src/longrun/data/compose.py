@@ -47,6 +47,8 @@ class Draft(NamedTuple):
     runs: list[list[RawPiece]]
     refused_by: int | None
     """Filter that will refuse it, unless one before does so by token count."""
+    size: int
+    """Bytes of prompt and response, about."""
 
 
 class Dropped(NamedTuple):
@@ -99,7 +101,8 @@ class Composer:
             return Dropped("empty solution")
         try:
             code = self.conversation.code if mode == TOOL_MODE else None
-            pieces = split_response(solution.encode(), code)
+            response = solution.encode()
+            pieces = split_response(response, code)
         except InputError:
             return Dropped("unbalanced tags")
         if mode == TOOL_MODE and self._states_budget and BUDGET_COLUMN not in record:
@@ -110,7 +113,8 @@ class Composer:
         prompt = self.conversation.render(mode, record, guard=self.tokenizer.hide)
         identity = problem_id(problem)
         held_out = is_held_out(identity, self.config.validation_share, self.config.seed)
-        return Draft(line, mode, identity, held_out, prompt, cut_runs(pieces), refused_by)
+        size = len(prompt) + len(response)
+        return Draft(line, mode, identity, held_out, prompt, cut_runs(pieces), refused_by, size)
 
     @cached_property
     def _states_budget(self) -> bool:

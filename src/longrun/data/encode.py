@@ -90,7 +90,14 @@ class _Texts:
             self.offsets.append(position)
             parts.append(piece)
             position += len(piece)
-        self.texts.append(parts[0] if len(parts) == 1 else b"".join(parts))
+        self.texts.append(b"".join(parts))
+
+    def add_whole(self, kind: int, text: bytes) -> None:
+        """Add a text of one piece."""
+        self.kinds.append(kind)
+        self.owners.append(len(self.texts))
+        self.offsets.append(0)
+        self.texts.append(text)
 
     def end_document(self) -> None:
         """Close the document to which the last texts belong."""
@@ -140,14 +147,17 @@ class Encoder:
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
         texts = _Texts()
-        stop = [(SpanKind.STOP, self.tokenizer.stop.encode())]
+        stop = self.tokenizer.stop.encode()
         for draft in drafts:
             if self.tokenizer.is_hidden(draft.prompt):
                 texts.hidden.append(len(texts.texts))
-            texts.add([(SpanKind.PROMPT, draft.prompt.encode())])
+            texts.add_whole(SpanKind.PROMPT, draft.prompt.encode())
             for run in draft.runs:
-                texts.add(run)
-            texts.add(stop)
+                if len(run) == 1:
+                    texts.add_whole(*run[0])
+                else:
+                    texts.add(run)
+            texts.add_whole(SpanKind.STOP, stop)
             texts.end_document()
         return texts
 

@@ -22,7 +22,7 @@ from longrun.data.tally import Tally
 from longrun.errors import InputError
 from longrun.formats.plans import TRAIN, VALIDATION
 
-_BATCH_CHARS = 2 << 20
+_BATCH_BYTES = 2 << 20
 """Text (bytes) that is tokenized at a time; bounds the memory of a worker."""
 
 
@@ -136,12 +136,12 @@ class PartWorker:
 def _batches(drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
     """Collect drafts until their text fills a batch."""
     batch: list[Draft] = []
-    chars = 0
+    size = 0
     for draft in drafts:
         batch.append(draft)
-        chars += len(draft.prompt) + sum(len(piece) for run in draft.runs for _, piece in run)
-        if chars >= _BATCH_CHARS:
+        size += draft.size
+        if size >= _BATCH_BYTES:
             yield batch
-            batch, chars = [], 0
+            batch, size = [], 0
     if batch:
         yield batch

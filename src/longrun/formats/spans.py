@@ -97,18 +97,23 @@ class _Cutter:
 
     def cut(self) -> list[tuple[SpanKind | None, bytes]]:
         found: list[tuple[SpanKind | None, bytes]] = []
-        position = 0
-        while (begin := self.text.find(self.tags.begin, position)) >= 0:
+        position, begin = 0, self._next_call(0)
+        while begin >= 0:
             found.append((None, self._gap(position, begin)))
-            ends = [begin, self._end_of_call(begin)]
-            ends.append(self._end_of_output(ends[-1]))
-            ends.append(self._end_of_notice(ends[-1]))
-            kinds = (SpanKind.CODE, SpanKind.TOOL_OUTPUT, SpanKind.NOTICE)
-            for kind, start, end in zip(kinds, ends, ends[1:], strict=False):
-                found.append((kind, self.text[start:end]))
-            position = ends[-1]
+            end = self._end_of_call(begin)
+            following = self._next_call(end)
+            output = self._end_of_output(end, following)
+            position = self._end_of_notice(output)
+            found.append((SpanKind.CODE, self.text[begin:end]))
+            found.append((SpanKind.TOOL_OUTPUT, self.text[end:output]))
+            found.append((SpanKind.NOTICE, self.text[output:position]))
+            # An output may show what looks like the beginning of a call.
+            begin = following if following >= position else self._next_call(position)
         found.append((None, self._gap(position, len(self.text))))
         return [(kind, piece) for kind, piece in found if piece]
+
+    def _next_call(self, position: int) -> int:
+        return self.text.find(self.tags.begin, position)
 
     def _gap(self, begin: int, end: int) -> bytes:
         if not self.tags.fenced and self.text.find(self.tags.end, begin, end) >= 0:
@@ -130,9 +135,10 @@ class _Cutter:
             raise InputError(f"{_shown(self.tags.begin)} at byte {again} is inside a call")
         return end
 
-    def _end_of_output(self, position: int) -> int:
+    def _end_of_output(self, position: int, next_call: int) -> int:
         """Return the end of the output that begins at ``position``, or ``position``: none does.
 
+        ``next_call``: where the next call begins; -1: nowhere.
         An output may itself contain fences: the one followed by a notice closes it; without a
         notice before the next call, the first fence on a line of its own does.
         """
@@ -143,7 +149,6 @@ class _Cutter:
         if not text.startswith(tags.output_begin, begin):
             return position
         inside = begin + len(tags.output_begin)
-        next_call = text.find(tags.begin, inside)
         closing = b"\n" + tags.output_end + tags.notice_begin
         end = text.find(closing, inside - 1, next_call if next_call >= 0 else len(text))
         if end >= 0:
