@@ -64,6 +64,10 @@ class EncodedBatch:
         return np.diff(self.first_tokens) - self.prompt_tokens - 1
 
 
+_GROWTH_BYTES = 60_000_000
+"""A batch of text never seen before makes a worker grow by less."""
+
+
 @dataclass(slots=True)
 class _Texts:
     """Strings to tokenize and the pieces that they consist of."""
@@ -115,7 +119,7 @@ class Encoder:
     byte_lengths: npt.NDArray[np.uint8 | np.int32] | None
     """[vocabulary] bytes of each token; None: borders are found by ``tokenizers``, slowly."""
     most_resident_bytes: int = 1 << 30
-    """Memory of a worker above which the fast engine, whose cache has no bound, is built anew."""
+    """Memory that a worker may have; the cache of the fast engine has no bound of its own."""
 
     def encode(self, drafts: Sequence[Draft]) -> EncodedBatch:
         """Tokenize ``drafts``; see the module docstring."""
@@ -141,8 +145,8 @@ class Encoder:
         )
 
     def renew(self) -> None:
-        """Build the fast engine anew when its cache has grown too large."""
-        if self.fast and resident_bytes() > self.most_resident_bytes:
+        """Build the fast engine anew when the next batch could make its cache too large."""
+        if self.fast and resident_bytes() + _GROWTH_BYTES > self.most_resident_bytes:
             load_fast.cache_clear()
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
