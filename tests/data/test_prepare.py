@@ -268,3 +268,20 @@ def test_progress_tells_bytes_and_records_a_second(make_config, data, caplog):
     )
     assert re.search(r"\(100 %\), [\d.]+[kM] bytes/s, 0 s left, [\d.]+k? records/s$", line), line
     assert line.startswith(f"prepare: {format_count(size)}/{format_count(size)} bytes")
+
+
+def test_the_first_record_dropped_for_a_reason_is_named_by_its_line_of_the_file(
+    make_config, samples, tmp_path
+):
+    rows = samples.records(400)
+    for at in (310, 320):
+        rows[at]["generated_solution"] = " "
+    rows[5]["problem"] = "\n"
+    data = samples.write_jsonl(tmp_path / "records.jsonl", rows)
+    prepare.run(make_config(data=data, part_bytes=65536))
+    assert len(list((tmp_path / "out" / "parts").iterdir())) > 2
+    stats = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert stats["examples"] == {
+        "empty problem": f"{data}:6",
+        "empty solution": f"{data}:311",
+    }

@@ -5,7 +5,7 @@ that both end with the same bytes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -83,23 +83,30 @@ def finish_documents(
     total = Tally()
     first_lines: dict[str, int] = {}
     lines: dict[int, int] = {}
+    examples: dict[str, str] = {}
     for name, file in index.files.items():
         first_lines[name] = lines.get(file, 0)
         tally = Tally.load(tally_path(folder, name))
         lines[file] = first_lines[name] + tally.lines
         total.add(tally)
+        for reason, line in tally.first_dropped.items():
+            examples.setdefault(reason, f"{index.paths[file]}:{first_lines[name] + line + 1}")
     _refuse_nothing(stage, total)
     learned = replace(conversation, code=total.learn_wording(conversation.code))
     learned.save(folder)
     copy_tokenizer(tokenizer, folder, learned)
     sources = Sources(index.paths, index.modes, first_lines)
     write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
-    return finish_figures(stage, total)
+    return finish_figures(stage, total, examples)
 
 
-def finish_figures(stage: Stage, total: Tally) -> Manifest:
-    """Write the figures and checksums that ``total`` holds, and the manifest."""
-    write_text(stage.folder / STATS_NAME, json.dumps(_stats(total), indent=2))
+def finish_figures(stage: Stage, total: Tally, examples: Mapping[str, str]) -> Manifest:
+    """Write the figures and checksums that ``total`` holds, and the manifest.
+
+    ``examples``: reason of the ledger -> ``file:line`` of the first record dropped for it.
+    """
+    stats = _stats(total) | {"examples": dict(examples)}
+    write_text(stage.folder / STATS_NAME, json.dumps(stats, indent=2))
     write_text(stage.folder / CHECKSUMS_NAME, json.dumps(total.checksums, indent=2))
     counts = {
         "documents": total.documents.get(TRAIN, 0),
@@ -120,7 +127,7 @@ def copy_tokenizer(tokenizer: Path, folder: Path, conversation: Conversation) ->
 def _stats(total: Tally) -> dict[str, object]:
     """Return ``stats.json``: what a page about the data shows."""
     stats: dict[str, object] = msgspec.to_builtins(total)
-    del stats["checksums"]
+    del stats["checksums"], stats["first_dropped"]
     stats["lengths"] = {
         mode: {"edges": LENGTH_EDGES, "counts": counts}
         for mode, counts in sorted(total.lengths.items())

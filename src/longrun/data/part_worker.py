@@ -100,7 +100,7 @@ class PartWorker:
                 except InputError as error:
                     raise fault(part, line, str(error)) from None
                 if isinstance(draft, Dropped):
-                    tally.drop(draft.reason, part, line)
+                    tally.drop(draft.reason, line)
                 else:
                     yield draft
 
@@ -121,7 +121,7 @@ class PartWorker:
             if refused_by is not None:
                 kept[at] = False
                 reason = filters.reason(refused_by)
-                tally.drop(reason, part, draft.line, tokens=int(lengths[at]))
+                tally.drop(reason, draft.line, tokens=int(lengths[at]))
         tally.keep(batch, drafts, kept)
         modes = list(self.composer.conversation.prompts)
         held_out = np.array([draft.held_out for draft in drafts])

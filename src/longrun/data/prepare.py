@@ -205,7 +205,8 @@ def _finish(stage: Stage, index: PartIndex, parts: list[Part], composer: Compose
     total = Tally()
     for part in parts:
         total.add(Tally.load(tally_path(folder, part.name)))
-    return finish_figures(stage, total)
+    # Only where all parts are is it known on which line of its file a part begins.
+    return finish_figures(stage, total, {})
 
 
 def _take_away(folder: Path) -> None:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from longrun.data.compose import Draft
 from longrun.data.encode import EncodedBatch
-from longrun.data.sources import Part, where
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
 from longrun.formats.code_style import BUDGET_PATTERN, CodeStyle
@@ -48,14 +47,13 @@ class Tally(msgspec.Struct, kw_only=True):
     exhausted_notices: dict[str, int] = {}
     checksums: dict[str, int] = {}
     """File of the shards, as ``train/00000.bin`` -> CRC-32 of its bytes."""
-    examples: dict[str, str] = {}
-    """Reason of the ledger -> ``file:line`` of the first record dropped for it."""
+    first_dropped: dict[str, int] = {}
+    """Reason of the ledger -> line of the part (from 0) of the first record dropped for it."""
 
-    def drop(self, reason: str, part: Part, line: int, *, tokens: int = 0) -> None:
-        """Count the record at ``line`` (from 0) of ``part``, dropped for ``reason``."""
+    def drop(self, reason: str, line: int, *, tokens: int = 0) -> None:
+        """Count the record at ``line`` (from 0) of the part, dropped for ``reason``."""
         self.ledger.drop(reason, tokens=tokens)
-        if reason not in self.examples:
-            self.examples[reason] = where(part, line)
+        self.first_dropped.setdefault(reason, line)
 
     def keep(
         self, batch: EncodedBatch, drafts: Sequence[Draft], kept: npt.NDArray[np.bool_]
@@ -87,7 +85,7 @@ class Tally(msgspec.Struct, kw_only=True):
         _add(self.tokens_by_span, dict(zip(names, map(int, totals), strict=True)))
 
     def add(self, other: "Tally") -> None:
-        """Add the figures of ``other``, in place."""
+        """Add the figures of ``other``, in place; lines of parts cannot be added up."""
         self.lines += other.lines
         self.ledger.add(other.ledger)
         for name in (
@@ -102,7 +100,6 @@ class Tally(msgspec.Struct, kw_only=True):
             mine = self.lengths.get(mode, [0] * len(counts))
             self.lengths[mode] = [one + two for one, two in zip(mine, counts, strict=True)]
         self.checksums |= other.checksums
-        self.examples = other.examples | self.examples
 
     def save(self, path: Path) -> None:
         """Write the tally as JSON, whole or not at all."""

@@ -97,6 +97,9 @@ class DataView:
     packs: list[PackRow]
 
 
+_MAKE_DOCUMENTS = ("prepare", "merge")
+
+
 class _Lengths(msgspec.Struct):
     edges: list[float]
     counts: list[int]
@@ -116,7 +119,7 @@ def view_data(graph: Graph) -> DataView | None:
     """
     view = DataView(
         ledgers=[_ledger(stage, ledger) for stage, ledger in _books(graph)],
-        documents=[_documents(stage) for stage in graph.of_verb("prepare")],
+        documents=[_documents(stage) for verb in _MAKE_DOCUMENTS for stage in graph.of_verb(verb)],
         packs=[row for stage in graph.of_verb("pack") for row in _packs(stage)],
     )
     return view if view.ledgers or view.documents or view.packs else None
@@ -126,12 +129,12 @@ def _books(graph: Graph) -> Iterator[tuple[FinishedStage, Ledger]]:
     """Yield the ledgers of the data's way, and those of other stages that dropped something."""
     for stage in graph.stages:
         ledger = stage.manifest.ledger
-        if ledger is not None and (stage.verb in ("prepare", "pack") or ledger.dropped):
+        if ledger is not None and (stage.verb in (*_MAKE_DOCUMENTS, "pack") or ledger.dropped):
             yield stage, ledger
 
 
 def _ledger(stage: FinishedStage, ledger: Ledger) -> LedgerView:
-    examples = _prepare_stats(stage).examples if stage.verb == "prepare" else {}
+    examples = _prepare_stats(stage).examples if stage.verb in _MAKE_DOCUMENTS else {}
     total = ledger.records_in or 1
     dropped = [
         Entry(
