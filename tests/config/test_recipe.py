@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.recipe import load_recipe, parse_override, recipe_schema, resolve
+from longrun.config.recipe import load_recipe, resolve
 from longrun.errors import ConfigError
 
 RAW = {

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from longrun.config.base import Settings, nearest
+from longrun.config.reading import read_yaml
 from longrun.errors import ConfigError
 
 CLUSTER_VARIABLE = "LONGRUN_CLUSTER"
@@ -248,8 +249,6 @@ def load_cluster(name: str | None, folder: Path | None = None) -> Cluster:
 
 def read_cluster(path: Path) -> Cluster:
     """Read the cluster file at ``path``; see ``load_cluster``."""
-    from longrun.config.recipe import read_yaml
-
     cluster = Cluster.parse(read_yaml(path), str(path))
     cluster._name = path.stem
     return cluster
