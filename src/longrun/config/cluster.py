@@ -54,7 +54,7 @@ def parse_duration(value: object) -> int:
     return seconds
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration)]
+Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str)]
 
 
 class Mount(Settings):

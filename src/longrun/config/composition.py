@@ -110,8 +110,8 @@ def lay_over(below: Tree, above: Tree, where: str) -> Tree:
                 f" {nearest(name, known)} A stage without settings is {{}}"
             )
         below = _without(below, name)
-    kept = {name: section for name, section in stages.items() if section is not None}
-    merged: Tree = _merge(below, {**above, "stages": kept} if "stages" in above else above)
+        above = {key: _without_key(value, name, key) for key, value in above.items()}
+    merged: Tree = _merge(below, above)
     return merged
 
 
@@ -146,13 +146,16 @@ def _read_layer(path: Path) -> _Layer:
 
 def _without(tree: Tree, stage: str) -> Tree:
     """Return ``tree`` without a stage, its jobs, and what ``scales`` say of both."""
-    tree = {**tree}
-    for key in ("stages", "jobs"):
-        if tree.get(key):
-            tree[key] = {name: value for name, value in tree[key].items() if name != stage}
+    tree = {key: _without_key(value, stage, key) for key, value in tree.items()}
     if tree.get("scales"):
         tree["scales"] = {name: _without(one or {}, stage) for name, one in tree["scales"].items()}
     return tree
+
+
+def _without_key(value: Any, stage: str, key: str) -> Any:
+    if key not in ("stages", "jobs") or not value:
+        return value
+    return {name: inside for name, inside in value.items() if name != stage}
 
 
 def _merge(below: Any, above: Any) -> Any:

@@ -17,17 +17,22 @@ def recipe_schema() -> dict[str, Any]:
     scales, may leave out what is required, or be null.
     """
     definitions: dict[str, Any] = {"job": _section(JobSettings, {})}
-    whole, laid_over = [], []
+    whole, laid_over = {}, {}
     for verb, config in STAGES.items():
         section = _section(config, definitions)
         section["properties"]["verb"] = {"const": verb}
         required = [key for key in section.pop("required", []) if key != "output_dir"]
         definitions[verb] = section
-        whole.append({"allOf": [{"$ref": f"#/$defs/{verb}"}, {"required": required}]})
-        laid_over.append({"$ref": f"#/$defs/{verb}"})
-    definitions["stages"] = _mapping_of({"anyOf": whole})
-    definitions["laid_over"] = _mapping_of({"anyOf": [*laid_over, {"type": "null"}]})
-    definitions["jobs"] = _mapping_of({"anyOf": [{"$ref": "#/$defs/job"}, {"type": "null"}]})
+        laid_over[verb] = {"$ref": f"#/$defs/{verb}"}
+        whole[verb] = {"allOf": [laid_over[verb], {"required": required}]}
+    # A section named after no verb says its verb, unless another file has said it.
+    of_any_verb = {"required": ["verb"], "anyOf": list(whole.values())}
+    definitions["stages"] = _stages(whole, of_any_verb)
+    definitions["laid_over"] = _stages(
+        {verb: _or_null(one) for verb, one in laid_over.items()},
+        _or_null({"anyOf": list(laid_over.values())}),
+    )
+    definitions["jobs"] = _mapping_of(_or_null({"$ref": "#/$defs/job"}))
     definitions["scale"] = _object(
         settings={"type": "object"},
         stages={"$ref": "#/$defs/laid_over"},
@@ -55,6 +60,16 @@ def recipe_schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def _stages(of_verb: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    named = {"required": ["verb"], **others}
+    sections = {verb: {"anyOf": [one, named]} for verb, one in of_verb.items()}
+    return {"type": "object", "properties": sections, "additionalProperties": others}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
