@@ -100,6 +100,25 @@ def test_a_missing_step_is_named_with_those_that_are_there(training):
         run(training, steps=[40, 10, 15])
 
 
+def test_steps_are_matched_whole_and_not_by_how_they_begin(training, save_checkpoint):
+    """Round 1 of a long training saves steps whose numbers begin like those of round 2."""
+    wanted, alike = [500, 1000, 1500, 2000], [5000, 10_000, 15_000, 20_000]
+    for step in alike:
+        tensors = {f"model.{name}": tensor for name, tensor in member(training, step).items()}
+        save_checkpoint(training, LoopState(step, 0, 0), tensors)
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 500, 1000, 1500, 2000; avail"):
+        run(training, steps=wanted)
+    assert not (training.parent / "average/model").exists()
+    for step in wanted:
+        tensors = {f"model.{name}": tensor for name, tensor in member(training, step).items()}
+        save_checkpoint(training, LoopState(step, 0, 0), tensors)
+    result = load_file(run(training, steps=wanted, dtype="float32") / "model/model.safetensors")
+    members = [member(training, step) for step in wanted]
+    for name, tensor in result.items():
+        total = members[0][name] + members[1][name] + members[2][name] + members[3][name]
+        assert torch.equal(tensor, total / 4)
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.recipe import load_recipe, parse_override, recipe_schema, resolve
+from longrun.config.recipe import load_recipe, resolve
 from longrun.errors import ConfigError
 
 RAW = {
@@ -45,22 +45,6 @@ def test_stages_are_put_in_running_order_however_they_are_written():
     raw = {**RAW, "stages": dict(reversed(RAW["stages"].items()))}
     names = [stage.name for stage in resolve(raw, ["data=a"], "x").stages]
     assert names == ["prepare", "second", "pack"]
-
-
-@pytest.mark.parametrize(
-    ("override", "key", "value"),
-    [
-        ("train.optimizer.lr=3e-4", ["train", "optimizer", "lr"], 3e-4),
-        ("++model.seed=1", ["model", "seed"], 1),
-        ("steps=[1,2]", ["steps"], [1, 2]),
-        ("a=", ["a"], None),
-        ("a=null", ["a"], None),
-        ("path=x=y", ["path"], "x=y"),
-        ("name=3e", ["name"], "3e"),
-    ],
-)
-def test_overrides_are_read_as_yaml(override, key, value):
-    assert parse_override(override) == (key, value)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +112,49 @@ def test_a_missing_recipe_is_refused(tmp_path: Path):
         load_recipe(tmp_path / "none.yaml", [])
 
 
-def test_the_schema_knows_every_verb_and_is_json():
-    schema = json.loads(json.dumps(recipe_schema()))
-    assert schema["$defs"]["train"]["properties"]["max_steps"]["description"]
-    assert "output_dir" not in schema["$defs"]["train"].get("required", [])
+def test_a_stage_with_a_folder_of_its_own_is_read_from_there(tmp_path: Path):
+    overrides = ["data=a", "prepare.output_dir=${data}/prepared", "pack.output_dir=elsewhere"]
+    recipe = resolve(RAW, overrides, "small.yaml")
+    assert recipe.stage("prepare").config.output_dir == Path("a/prepared")
+    assert recipe.stage("pack").config.documents == Path("a/prepared")
+    assert recipe.stage("pack").after == ("prepare",)
+    again = resolve(json.loads(json.dumps(recipe.resolved)), [], "again")
+    assert again.stages == recipe.stages
+
+
+@pytest.mark.parametrize(
+    "folder", ["${pack}", "${pack}/inside", "runs/small", "runs/small/./pack/", "${pack}/../pack"]
+)
+def test_two_stages_never_write_into_one_folder(folder):
+    with pytest.raises(ConfigError, match=r"would write into one folder .* of its own"):
+        resolve(RAW, ["data=a", f"second.output_dir={folder}"], "small.yaml")
+
+
+def test_jobs_may_refer_to_settings():
+    raw = {**RAW, "jobs": {"pack": {"cpus": "${size}"}}}
+    recipe = resolve(raw, ["data=a", "size=8"], "small.yaml")
+    assert recipe.jobs["pack"].cpus == 8
+    assert recipe.resolved["jobs"] == {"pack": {"cpus": 8}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": {"pack": [1]}}, r"small\.yaml: pack: must be a mapping, got \[1\]"),
+        ({"stages": []}, r"small\.yaml: stages must be a mapping, got \[\]"),
+        ({"settings": [1]}, r"small\.yaml: settings must be a mapping"),
+        ({"jobs": {"pack": 3}}, r"small\.yaml: pack: must be a mapping, got 3"),
+        ({"settings": {"scale": 1, "data": 1, "size": 1}}, "a setting cannot be called scale"),
+        ({"scales": {"tiny": {"stage": {}}}}, r"scales\.tiny: unknown key 'stage'; did you mean"),
+        ({"scales": {"tiny": 3}}, r"scales\.tiny: must be a mapping of settings, stages, jobs"),
+    ],
+)
+def test_sections_of_the_wrong_shape_are_refused_in_one_line(change, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve({**RAW, **change}, ["data=a"], "small.yaml")
+
+
+def test_empty_sections_are_as_good_as_none():
+    raw = {"name": "x", "settings": None, "jobs": None, "scales": None}
+    recipe = resolve({**raw, "stages": {"synthesize": None}}, [], "x")
+    assert recipe.stage("synthesize").config.seed == 0

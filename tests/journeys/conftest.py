@@ -33,8 +33,13 @@ def user_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory) -> Demo:
-    folder, environment = tmp_path_factory.mktemp("demo"), user_environment()
+def environment() -> dict[str, str]:
+    return user_environment()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, environment) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
         ["make", "demo", f"SETTINGS=output_dir={folder}/runs/demo"],
         cwd=ROOT,

@@ -19,7 +19,7 @@ from longrun.cli.options import (
 from longrun.cli.show import make_line_watcher, print_scripts
 from longrun.config.base import nearest
 from longrun.config.cluster import DEFAULT_FOLDER, Cluster, JobSettings
-from longrun.config.recipe import parse_override, set_nested
+from longrun.config.reading import parse_override, set_nested
 from longrun.errors import ConfigError
 from longrun.formats.atomic import write_text
 from longrun.launch.commands import DEFAULT_NAME, Command, render_scripts, start_command

@@ -27,7 +27,8 @@ from longrun.cli.show import (
     print_submitted,
 )
 from longrun.config.cluster import Cluster
-from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_recipe, recipe_schema
+from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_recipe
+from longrun.config.recipe_schema import recipe_schema
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch, render_recipe
 from longrun.launch.local import select_stages

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from longrun.config.evaluation import EvaluateConfig
 from longrun.config.recipe import Recipe, StagePlan
 from longrun.formats.manifest import MANIFEST_NAME, Manifest
 from longrun.formats.progress import format_seconds
@@ -124,15 +125,28 @@ def print_graph(console: Console, recipe: Recipe, stages: list[StagePlan]) -> No
 
 def print_results(console: Console, recipe: Recipe, seconds: float) -> None:
     """Print the accuracies and the place of the report of a finished run."""
-    for stage in recipe.stages:
-        folder = stage.config.output_dir
-        if stage.verb == "evaluate" and (folder / MANIFEST_NAME).exists():
-            _print_accuracy(console, folder)
+    for folder in _last_evaluations(recipe):
+        _print_accuracy(console, folder)
     console.print(f"{recipe.name} finished in {format_seconds(seconds)}: {recipe.output_dir}")
     for stage in recipe.stages:
         page = stage.config.output_dir / "report.html"
         if stage.verb == "report" and page.exists():
             console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _last_evaluations(recipe: Recipe) -> list[Path]:
+    """Folders of the finished evaluations but those whose solutions are all in a later one."""
+    done = [
+        (stage.config.output_dir, set(stage.config.predictions))
+        for stage in recipe.stages
+        if isinstance(stage.config, EvaluateConfig)
+        and (stage.config.output_dir / MANIFEST_NAME).exists()
+    ]
+    return [
+        folder
+        for place, (folder, solutions) in enumerate(done)
+        if not any(solutions <= later for _, later in done[place + 1 :])
+    ]
 
 
 def _print_accuracy(console: Console, folder: Path) -> None:

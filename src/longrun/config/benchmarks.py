@@ -74,7 +74,11 @@ class Benchmark(Settings):
         return found
 
 
-Benchmarks = Annotated[list[Benchmark], BeforeValidator(as_list), Field(min_length=1)]
+Benchmarks = Annotated[
+    list[Benchmark],
+    BeforeValidator(as_list, json_schema_input_type=str | Benchmark | list[str | Benchmark]),
+    Field(min_length=1),
+]
 
 
 def known_benchmark(name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from longrun.config.base import Settings, nearest
+from longrun.config.reading import read_yaml
 from longrun.errors import ConfigError
 
 CLUSTER_VARIABLE = "LONGRUN_CLUSTER"
@@ -53,7 +54,7 @@ def parse_duration(value: object) -> int:
     return seconds
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration)]
+Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str)]
 
 
 class Mount(Settings):
@@ -248,8 +249,6 @@ def load_cluster(name: str | None, folder: Path | None = None) -> Cluster:
 
 def read_cluster(path: Path) -> Cluster:
     """Read the cluster file at ``path``; see ``load_cluster``."""
-    from longrun.config.recipe import read_yaml
-
     cluster = Cluster.parse(read_yaml(path), str(path))
     cluster._name = path.stem
     return cluster

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.benchmarks import Benchmark, Benchmarks
@@ -13,8 +13,8 @@ from longrun.config.values import (
     Paths,
     Positive,
     Share,
-    as_list,
     is_prompt_file,
+    one_or_list,
 )
 
 
@@ -164,7 +164,7 @@ class EvaluateConfig(StageConfig):
 
     predictions: Paths = source()
     """Output folders of ``generate``; those of chunks are joined."""
-    rewards: Annotated[list[Path], BeforeValidator(as_list)] = source([])
+    rewards: Annotated[list[Path], one_or_list] = source([])
     """JSONL with ``model``, ``benchmark``, ``id``, ``sample`` and ``reward``: adds the score of the
     sample with the highest reward."""
     judge: JudgeSettings | None = None

@@ -14,27 +14,40 @@ A recipe is YAML with three keys, and ``jobs`` where a cluster must be told more
 
 A section is named after its verb, or says ``verb:``. ``${stage}`` is the output folder of that
 stage and makes an edge, as does any path in it. ``a.b=value`` overrides: ``pack.pack_size=2048``.
+A file may be laid over another (``extends``) and hold named variants of itself (``scales``): see
+``config.composition``.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from longrun.config.base import StageConfig, nearest
 from longrun.config.cluster import JobSettings
+from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
+from longrun.config.interpolation import fill, fill_words, find_upstream
+from longrun.config.reading import parse_override, parse_yaml, read_yaml, set_nested
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
+__all__ = [
+    "Recipe",
+    "StagePlan",
+    "load_named_recipe",
+    "load_recipe",
+    "parse_override",
+    "read_yaml",
+    "resolve",
+    "set_nested",
+]
 REQUIRED = "???"
 RUNS = Path("runs")
 """Folder of runs where nothing else is said."""
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_KEYS = ("name", "description", "output_dir", "settings", "stages", "jobs")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -82,7 +95,7 @@ def load_recipe(path: Path, overrides: list[str], runs: Path = RUNS) -> Recipe:
     Raises:
         ConfigError: one line naming the file, the setting, the bound and the nearest name.
     """
-    return resolve(read_yaml(path), overrides, str(path), runs)
+    return resolve(read_composed(path), overrides, str(path), runs)
 
 
 def load_named_recipe(name: str, overrides: list[str], runs: Path = RUNS) -> Recipe:
@@ -93,22 +106,21 @@ def load_named_recipe(name: str, overrides: list[str], runs: Path = RUNS) -> Rec
 
 def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = RUNS) -> Recipe:
     """Turn a recipe as written into one whose every setting is known and in bounds."""
-    _check_keys(raw, where)
-    tree = {"settings": {}, **raw}
-    for override in overrides:
+    check_shape(raw, where)
+    tree, others = choose_scale(raw, overrides, where)
+    tree["settings"] = tree.get("settings") or {}
+    _check_names(tree, where)
+    for override in others:
         _apply(tree, override, where)
-    name, settings = str(tree["name"]), dict(tree["settings"])
-    output_dir = Path(tree.get("output_dir") or runs / name)
-    folders = {
-        stage: _folder(section, output_dir / stage, settings, f"{where}: {stage}")
-        for stage, section in tree["stages"].items()
-    }
-    words = _words(settings, folders, where)
+    name, output_dir = str(tree["name"]), Path(tree.get("output_dir") or runs / str(tree["name"]))
+    words = _words(tree, output_dir, where)
+    folders = {stage: str(words[stage]) for stage in tree["stages"]}
+    _check_folders(folders, where)
     stages = [
         _plan(stage, section, words, folders, where) for stage, section in tree["stages"].items()
     ]
+    jobs = _jobs(tree.get("jobs") or {}, words, folders, where)
     description = str(tree.get("description", ""))
-    jobs = _jobs(tree.get("jobs") or {}, list(tree["stages"]), where)
     resolved = {
         "name": name,
         "description": description,
@@ -124,105 +136,34 @@ def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = 
     return Recipe(name, description, output_dir, ordered, resolved, jobs)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, not YAML (with its line), or not a mapping.
-    """
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "is not a text file"
-        raise ConfigError(f"{path}: {reason}; name a YAML file") from None
-    return parse_yaml(text, str(path))
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse a YAML mapping; ``where`` leads the message of an error."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{where}:{line}: not YAML: {error.problem}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: must be a mapping of settings")
-    return raw
-
-
-def parse_override(override: str) -> tuple[list[str], Any]:
-    """Split ``a.b=value``; the value is YAML, so ``3``, ``null`` and ``[1, 2]`` mean themselves.
-
-    >>> parse_override("train.optimizer.lr=3e-4")
-    (['train', 'optimizer', 'lr'], 0.0003)
-    """
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"{override!r}: not a setting; write name=value or stage.name=value")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
-    if isinstance(value, str) and _is_number(value):  # YAML 1.1 reads 3e-4 as a string
-        value = float(value)
-    return key.lstrip("+").split("."), value
-
-
-def set_nested(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Set ``tree[a][b] = value`` for ``keys = [a, b]``; missing mappings are made."""
-    for key in keys[:-1]:
-        inside = tree.get(key)
-        tree[key] = dict(inside) if isinstance(inside, dict) else {}
-        tree = tree[key]
-    tree[keys[-1]] = value
-
-
-def recipe_schema() -> dict[str, Any]:
-    """JSON schema of a recipe, for editors that complete and check YAML."""
-    definitions: dict[str, Any] = {"job": JobSettings.model_json_schema()}
-    sections = []
-    for verb, config in STAGES.items():
-        schema = config.model_json_schema(ref_template="#/$defs/{model}")
-        definitions.update(schema.pop("$defs", {}))
-        schema["properties"]["verb"] = {"const": verb}
-        schema["required"] = [key for key in schema.get("required", []) if key != "output_dir"]
-        definitions[verb] = schema
-        sections.append({"$ref": f"#/$defs/{verb}"})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Longrun recipe",
-        "type": "object",
-        "required": ["name", "stages"],
-        "additionalProperties": False,
-        "properties": {
-            "name": {"type": "string"},
-            "description": {"type": "string"},
-            "output_dir": {"type": "string"},
-            "settings": {"type": "object"},
-            "stages": {"type": "object", "additionalProperties": {"anyOf": sections}},
-            "jobs": {"type": "object", "additionalProperties": {"$ref": "#/$defs/job"}},
-        },
-        "$defs": definitions,
-    }
-
-
-def _check_keys(raw: dict[str, Any], where: str) -> None:
-    for key in raw:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(str(key), list(_KEYS))}")
+def _check_names(tree: dict[str, Any], where: str) -> None:
     for key in ("name", "stages"):
-        if not raw.get(key):
+        if not tree.get(key):
             raise ConfigError(f"{where}: {key} is required in a recipe")
-    if not isinstance(raw["stages"], dict) or not isinstance(raw.get("settings") or {}, dict):
-        raise ConfigError(f"{where}: stages and settings must be mappings")
-    for name in [str(raw["name"]), *map(str, raw["stages"])]:
+    for name in [str(tree["name"]), *map(str, tree["stages"])]:
         if not _NAME.match(name):
             raise ConfigError(f"{where}: {name!r} is not a name; use letters, digits, . _ -")
-    both = set(raw["stages"]) & set(raw.get("settings") or {})
+    for name, section in [*tree["stages"].items(), *(tree.get("jobs") or {}).items()]:
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{where}: {name}: must be a mapping, got {section!r:.80}")
+    both = set(tree["stages"]) & set(tree["settings"])
     if both:
         raise ConfigError(f"{where}: {both.pop()!r} names a setting and a stage; rename one")
-    if "jobs" in raw["stages"]:
+    if "jobs" in tree["stages"]:
         raise ConfigError(f"{where}: a stage cannot be called jobs; rename it")
+    if SCALE in tree["settings"]:
+        raise ConfigError(f"{where}: a setting cannot be called {SCALE}; rename it")
+
+
+def _check_folders(folders: Mapping[str, str], where: str) -> None:
+    """Refuse stages that write into each other's folders, however the paths are spelt."""
+    places = {stage: os.path.abspath(folder) for stage, folder in folders.items()}
+    for one, other in combinations(places, 2):
+        if os.path.commonpath([places[one], places[other]]) in (places[one], places[other]):
+            raise ConfigError(
+                f"{where}: stages {one} and {other} would write into one folder"
+                f" ({folders[one]}, {folders[other]}); give {other} an output_dir of its own"
+            )
 
 
 def _apply(tree: dict[str, Any], override: str, where: str) -> None:
@@ -242,21 +183,16 @@ def _apply(tree: dict[str, Any], override: str, where: str) -> None:
         raise ConfigError(f"{override!r}: {where} has no {kind} {first!r}; {nearest(first, known)}")
 
 
-def _words(settings: dict[str, Any], folders: dict[str, str], where: str) -> dict[str, Any]:
-    for name, value in settings.items():
+def _words(tree: dict[str, Any], output_dir: Path, where: str) -> dict[str, Any]:
+    """Return what every ``${word}`` stands for: settings, and stages as their output folders."""
+    for name, value in tree["settings"].items():
         if value == REQUIRED:
             raise ConfigError(f"{where}: setting {name!r} must be given: {name}=VALUE")
-    filled = {
-        name: _fill(value, {**settings, **folders}, f"{where}: settings.{name}")
-        for name, value in settings.items()
+    folders = {
+        stage: (section or {}).get("output_dir") or str(output_dir / stage)
+        for stage, section in tree["stages"].items()
     }
-    return {**filled, **folders}
-
-
-def _folder(section: Any, default: Path, settings: dict[str, Any], where: str) -> str:
-    """Return the output folder of a stage: its own setting, or a place in the run's folder."""
-    own = section.get("output_dir") if isinstance(section, dict) else None
-    return str(default if own is None else _fill(own, settings, f"{where}.output_dir"))
+    return fill_words({**tree["settings"], **folders}, where)
 
 
 def _plan(
@@ -266,56 +202,23 @@ def _plan(
     verb = section.pop("verb", name)
     if verb not in STAGES:
         raise ConfigError(f"{where}: stage {name!r}: unknown verb; {nearest(verb, list(STAGES))}")
-    filled = _fill(section, words, f"{where}: {name}")
-    filled.setdefault("output_dir", folders[name])
+    filled = fill({**section, "output_dir": folders[name]}, words, f"{where}: {name}")
     config = STAGES[verb].parse(filled, f"{where}: {name}")
-    return StagePlan(name, verb, config, tuple(sorted(_upstream(name, filled, folders))))
+    return StagePlan(name, verb, config, tuple(sorted(find_upstream(name, filled, folders))))
 
 
-def _jobs(raw: Any, stages: list[str], where: str) -> dict[str, JobSettings]:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: jobs must be a mapping of stages")
+def _jobs(
+    raw: dict[str, Any], words: dict[str, Any], folders: dict[str, str], where: str
+) -> dict[str, JobSettings]:
     for name in raw:
-        if name not in stages:
-            raise ConfigError(f"{where}: jobs: no stage {name!r}; {nearest(str(name), stages)}")
+        if name not in folders:
+            known = nearest(str(name), list(folders))
+            raise ConfigError(f"{where}: jobs: no stage {name!r}; {known}")
+    places = {name: f"{where}: jobs.{name}" for name in raw}
     return {
-        name: JobSettings.parse(dict(section or {}), f"{where}: jobs.{name}")
+        name: JobSettings.parse(fill(section or {}, words, places[name]), places[name])
         for name, section in raw.items()
     }
-
-
-def _upstream(name: str, filled: Any, folders: dict[str, str]) -> set[str]:
-    """Stages whose folder, or a place inside it, a setting of ``name`` points to."""
-    if isinstance(filled, dict):
-        found = [
-            _upstream(name, value, folders) for key, value in filled.items() if key != "output_dir"
-        ]
-        return set().union(*found)
-    if isinstance(filled, list):
-        return set().union(*(_upstream(name, value, folders) for value in filled))
-    return {
-        stage
-        for stage, folder in folders.items()
-        if isinstance(filled, str)
-        and stage != name
-        and (filled == folder or filled.startswith(folder + "/"))
-    }
-
-
-def _fill(value: Any, words: dict[str, Any], where: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _fill(inside, words, f"{where}.{key}") for key, inside in value.items()}
-    if isinstance(value, list):
-        return [_fill(inside, words, where) for inside in value]
-    if not isinstance(value, str):
-        return value
-    for name in _REFERENCE.findall(value):
-        if name not in words:
-            raise ConfigError(f"{where}: unknown ${{{name}}}; {nearest(name, list(words))}")
-    whole = _REFERENCE.fullmatch(value)
-    if whole:
-        return words[whole[1]]
-    return _REFERENCE.sub(lambda match: str(words[match[1]]), value)
 
 
 def _ordered(stages: list[StagePlan], where: str) -> tuple[StagePlan, ...]:
@@ -330,7 +233,3 @@ def _ordered(stages: list[StagePlan], where: str) -> tuple[StagePlan, ...]:
         waiting.remove(ready)
         done.append(ready)
     return tuple(done)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) is not None

@@ -35,6 +35,7 @@ from longrun.config.values import (
     Share,
     as_list,
     is_prompt_file,
+    one_or_list,
 )
 
 MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
@@ -119,7 +120,7 @@ class FetchConfig(StageConfig):
 
     dataset: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
     """Name on the Hub, as ``nvidia/OpenMathReasoning``."""
-    splits: Annotated[list[FolderName], BeforeValidator(as_list), Field(min_length=1)]
+    splits: Annotated[list[FolderName], one_or_list, Field(min_length=1)]
     """Splits to fetch; each becomes a folder of Parquet files."""
     revision: str = "main"
     """Branch, tag or commit; name a commit for a fetch that can be repeated exactly."""
@@ -139,10 +140,17 @@ class DataSource(Settings):
     ``output`` the response. Null: ``problem``, ``generated_solution``, ``inference_mode``."""
 
 
+_Sources = str | DataSource | list[str | DataSource]
+
+
 class PrepareConfig(StageConfig):
     """Turn raw records into tokenized documents with typed spans."""
 
-    data: Annotated[list[DataSource], BeforeValidator(_as_sources), Field(min_length=1)]
+    data: Annotated[
+        list[DataSource],
+        BeforeValidator(_as_sources, json_schema_input_type=_Sources),
+        Field(min_length=1),
+    ]
     """Record sources, in order. A plain path stands for ``{path: ...}``."""
     tokenizer: Path = model_source()
     """Hugging Face tokenizer or model folder."""

@@ -23,4 +23,6 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | Path | dict) else value
 
 
-Paths = Annotated[list[Path], BeforeValidator(as_list), Field(min_length=1)]
+one_or_list = BeforeValidator(as_list, json_schema_input_type=str | list[str])
+"""A text may stand for a list of one, in recipes and in their schema."""
+Paths = Annotated[list[Path], one_or_list, Field(min_length=1)]

@@ -1,0 +1,90 @@
+"""YAML files of settings and ``name=value`` words, read into plain mappings."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longrun.errors import ConfigError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, not YAML (with its line), or not a mapping.
+    """
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read the text of a YAML file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not text.
+    """
+    try:
+        return path.read_text()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "is not a text file"
+        raise ConfigError(f"{path}: {reason}; name a YAML file") from None
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a YAML mapping; ``where`` leads the message of an error."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{where}:{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"{where}: not YAML: it holds control characters; remove them") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: must be a mapping of settings")
+    return raw
+
+
+def line_of(text: str, key: str) -> int:
+    r"""Return the line, from 1, in which ``key`` of the outermost mapping stands; 1: nowhere.
+
+    >>> line_of("name: x\nstages: {}\n", "stages")
+    2
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(root, yaml.MappingNode):
+        for node, _ in root.value:
+            if str(node.value) == key:
+                return int(node.start_mark.line) + 1
+    return 1
+
+
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """Split ``a.b=value``; the value is YAML, so ``3``, ``null`` and ``[1, 2]`` mean themselves.
+
+    >>> parse_override("train.optimizer.lr=3e-4")
+    (['train', 'optimizer', 'lr'], 0.0003)
+    """
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"{override!r}: not a setting; write name=value or stage.name=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str) and _is_number(value):  # YAML 1.1 reads 3e-4 as a string
+        value = float(value)
+    return key.lstrip("+").split("."), value
+
+
+def set_nested(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set ``tree[a][b] = value`` for ``keys = [a, b]``; missing mappings are made."""
+    for key in keys[:-1]:
+        inside = tree.get(key)
+        tree[key] = dict(inside) if isinstance(inside, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) is not None
