@@ -129,6 +129,18 @@ def test_a_chain_is_laid_from_its_end_to_its_beginning(folder):
     assert recipe.stage("prepare").config.data[0].path == Path("b")
 
 
+def test_each_file_of_a_chain_names_the_next_relative_to_itself(folder):
+    (folder / "sub").mkdir()
+    write(folder, middle="extends: base.yaml\nsettings: {data: b}\n")
+    path = write(folder / "sub", top="extends: ../middle.yaml\n")
+    assert load_recipe(path, []).stage("prepare").config.data[0].path == Path("b")
+
+
+def test_of_two_overrides_the_later_holds(folder):
+    recipe = load_recipe(folder / "base.yaml", ["data=a", "size=16", "size=32"])
+    assert recipe.stage("pack").config.pack_size == 32
+
+
 def test_a_stage_set_to_null_is_gone_with_its_jobs_and_its_scales(folder):
     path = write(folder, short="extends: base.yaml\nstages: {report: null}\n")
     for overrides in (["data=a"], ["scale=tiny"]):
@@ -222,6 +234,11 @@ def test_a_circle_of_several_files_is_named_whole(folder):
     found = message_of(folder / "a.yaml")
     places = [str(folder / f"{name}.yaml") for name in "abca"]
     assert found.startswith(f"{path}:2: extends: a circle: {' -> '.join(places)};")
+
+
+def test_a_circle_is_found_however_its_files_are_spelt(folder):
+    write(folder, a=f"extends: ../{folder.name}/b.yaml\n", b=f"extends: ../{folder.name}/a.yaml\n")
+    assert "b.yaml:1: extends: a circle: " in message_of(folder / "a.yaml")
 
 
 @pytest.mark.parametrize(
