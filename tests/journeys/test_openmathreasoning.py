@@ -84,7 +84,7 @@ def test_the_changed_positions_reach_the_last_model(run):
 def test_both_rounds_learn_and_code_is_called_and_choices_are_made(run):
     for name in ("train", "round-2-train"):
         losses = [line["loss"] for line in read_metrics(run / name) if "loss" in line]
-        assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     assert Manifest.read(run / "generate").counts["code_calls"] > 0
     rows = {(row.model, row.benchmark) for row in read_summary(run / "round-2-evaluate").rows}
     members = {f"step-{step:08d}" for step in (50, 100, 150, 200)}
