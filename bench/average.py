@@ -1,13 +1,13 @@
-"""Averaging four checkpoints against ``cp`` of as many bytes, in turns.
+"""Averaging four checkpoints against ``cp`` of the very same bytes, in turns.
 
     python bench/average.py [--layers 6] [--rounds 3] [--output results/average.json]
 
 Writes a training of four checkpoints and lets the stage ``average`` and ``cp`` work by turns, each
-in a process of its own. Counted are bytes read and written: averaging reads the float32 weights of
-four checkpoints and writes one bfloat16 model; ``cp`` copies a file of half that sum, so it moves
-as many bytes. Both times end when what was written is on the disk (``fsync``). ``cold``: the kernel
-has forgotten the files, ``warm``: they were just read. Starting Python and importing torch is not
-counted for averaging, starting ``cp`` is. Prints a JSON line per round and a summary.
+in processes of its own. Averaging reads the float32 weights of four checkpoints and writes one
+bfloat16 model. ``cp`` reads the same files (into /dev/null) and writes a file of the model's size.
+Both times end when what was written is on the disk (``fsync``). ``cold``: the kernel has forgotten
+the checkpoints, ``warm``: they were just read. Starting Python and importing torch is not counted
+for averaging, starting ``cp`` is. Prints a JSON line per round and a summary.
 """
 
 import argparse
@@ -129,9 +129,12 @@ def average(training: Path, output: Path) -> dict[str, float]:
     return measured
 
 
-def copy(source: Path, target: Path) -> float:
+def copy(sources: list[Path], model: Path, target: Path) -> float:
+    """Read ``sources`` and write a copy of ``model`` by ``cp``; return seconds."""
     began = time.perf_counter()
-    subprocess.run(["cp", source, target], check=True)
+    for source in sources:
+        subprocess.run(["cp", source, "/dev/null"], check=True)
+    subprocess.run(["cp", model, target], check=True)
     with target.open("rb") as file:
         os.fsync(file)
     return time.perf_counter() - began
@@ -140,24 +143,19 @@ def copy(source: Path, target: Path) -> float:
 def measure(folder: Path, training: Path, state: str, moved: dict[str, int]) -> dict[str, Any]:
     """Average once and copy once; return bytes per second of both and their ratio."""
     prepare = forget if state == "cold" else read_all
-    half = (moved["read"] + moved["written"]) // 2
-    original, duplicate = folder / "original.bin", folder / "duplicate.bin"
-    if not original.exists():
-        with original.open("wb") as file:
-            for begin in range(0, half, 1 << 24):
-                file.write(os.urandom(min(1 << 24, half - begin)))
-    prepare(training / "checkpoints")
+    checkpoints, model = training / "checkpoints", folder / "model.bin"
+    prepare(checkpoints)
     ours = average(training, folder / "averaged")
     subprocess.run(["rm", "-r", folder / "averaged"], check=True)
-    prepare(folder)
-    seconds = copy(original, duplicate)
-    duplicate.unlink()
+    model.write_bytes(os.urandom(moved["written"]))
+    prepare(checkpoints)
+    theirs = copy(sorted(checkpoints.rglob("*.distcp")), model, folder / "copy.bin")
     total = moved["read"] + moved["written"]
     return {
         "files": state,
         "average_bytes_per_second": total / ours["seconds"],
-        "cp_bytes_per_second": 2 * half / seconds,
-        "ratio": seconds * total / (ours["seconds"] * 2 * half),
+        "cp_bytes_per_second": total / theirs,
+        "ratio": theirs / ours["seconds"],
         "peak_bytes": ours["peak_bytes"],
     }
 

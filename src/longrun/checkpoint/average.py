@@ -99,6 +99,7 @@ def mean_reader(
     """
     following = dict(pairwise(shapes))
     with ExitStack() as stack:
+        stack.enter_context(_one_thread())
         stored = [stack.enter_context(StoredCheckpoint(path)) for path in members]
         found: dict[str, list[list[Piece]]] = {}
 
@@ -115,6 +116,17 @@ def mean_reader(
             return mean
 
         yield read
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sum on one core: threads that wait for each other after every block cost far more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fill_with_mean(mean: Tensor, members: list[list[Piece]]) -> None:
