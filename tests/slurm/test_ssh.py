@@ -111,8 +111,8 @@ def test_a_workstation_starts_jobs_and_sees_them_as_the_cluster_does(desk, host,
     assert done.stdout.startswith("remote: job ")
     followed = longrun(desktop, "logs", "remote", "-f", *there, **secret)
     assert followed.stdout == f"{work}\n11\n"
-    recipe = {
-        "name": "far",
+    base = {
+        "name": "base",
         "stages": {
             "problems": {
                 "verb": "synthesize",
@@ -123,7 +123,8 @@ def test_a_workstation_starts_jobs_and_sees_them_as_the_cluster_does(desk, host,
             }
         },
     }
-    (desktop / "far.yaml").write_text(yaml.safe_dump(recipe))
+    (desktop / "base.yaml").write_text(yaml.safe_dump(base))
+    (desktop / "far.yaml").write_text("extends: base.yaml\nname: far\n")
     done = longrun(desktop, "run", "far.yaml", "problems.num_cot=6", *there, **secret)
     assert done.returncode == 0, done.stderr
     desk.wait_for("far", problems="done")

@@ -1,12 +1,16 @@
 """Options that several verbs share, and the cluster that they choose."""
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from longrun.config.cluster import Cluster, load_cluster
+from longrun.config.composition import read_composed
+from longrun.config.reading import read_yaml
 from longrun.launch.ssh import forward
 
 ClusterName = Annotated[
@@ -40,8 +44,22 @@ def choose_cluster(name: str | None, folder: Path | None) -> Cluster:
     """
     cluster = load_cluster(name, folder)
     if cluster.ssh is not None:
-        raise typer.Exit(forward(cluster, sys.argv[1:]))
+        with tempfile.TemporaryDirectory(prefix="longrun-") as place:
+            words = [_in_one_file(word, Path(place)) for word in sys.argv[1:]]
+            raise typer.Exit(forward(cluster, words))
     return cluster
+
+
+def _in_one_file(word: str, folder: Path) -> str:
+    """Return ``word``; for a recipe that extends others, a copy in ``folder`` with all of them."""
+    path = Path(word)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return word
+    if "extends" not in read_yaml(path):
+        return word
+    copy = folder / path.name
+    copy.write_text(yaml.safe_dump(read_composed(path), sort_keys=False))
+    return str(copy)
 
 
 def names_in(values: list[str] | None) -> tuple[str, ...]:
