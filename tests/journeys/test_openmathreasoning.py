@@ -134,4 +134,4 @@ def test_the_layouts_of_other_sizes_train_too(longrun, name, layout):
     done = longrun("run", str(RECIPES / f"{name}.yaml"), "scale=tiny", *SHORT, "--to", "average")
     assert done.returncode == 0, done.stdout[-3000:]
     assert layout in done.stdout
-    assert "average: steps 2, 4, 6, 8" in done.stdout
+    assert "average steps 2, 4, 6, 8" in done.stdout

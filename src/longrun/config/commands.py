@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from longrun.config.base import nearest
-from longrun.config.recipe import Recipe, parse_override, read_yaml, resolve, set_nested
+from longrun.config.reading import parse_override, read_yaml, set_nested
+from longrun.config.recipe import Recipe, resolve
 from longrun.config.reference import OPTIONS, Option, stages_of
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError

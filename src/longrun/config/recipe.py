@@ -31,20 +31,10 @@ from longrun.config.base import StageConfig, nearest
 from longrun.config.cluster import JobSettings
 from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
 from longrun.config.interpolation import fill, fill_words, find_upstream
-from longrun.config.reading import parse_override, parse_yaml, read_yaml, set_nested
+from longrun.config.reading import parse_override, parse_yaml, set_nested
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
-__all__ = [
-    "Recipe",
-    "StagePlan",
-    "load_named_recipe",
-    "load_recipe",
-    "parse_override",
-    "read_yaml",
-    "resolve",
-    "set_nested",
-]
 REQUIRED = "???"
 RUNS = Path("runs")
 """Folder of runs where nothing else is said."""
