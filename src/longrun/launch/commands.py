@@ -135,8 +135,7 @@ def run_cmd(  # noqa: PLR0913 - the options of the command line, under the same 
         "num_gpus": num_gpus,
     }
     named = {key: value for key, value in asked.items() if value is not None}
-    if not isinstance(cluster, Cluster):
-        cluster = load_cluster(cluster, None if config_dir is None else Path(config_dir))
+    cluster = choose_from_python(cluster, config_dir)
     names = [run_after] if isinstance(run_after, str) else list(run_after or [])
     return start_command(
         Command(
@@ -152,6 +151,22 @@ def run_cmd(  # noqa: PLR0913 - the options of the command line, under the same 
         ),
         QUIET,
     )
+
+
+def choose_from_python(cluster: str | Cluster | None, folder: Path | str | None) -> Cluster:
+    """Return the cluster that a Python program names.
+
+    Raises:
+        ConfigError: see ``load_cluster``; or it is reached by ssh, as whole commands are.
+    """
+    if not isinstance(cluster, Cluster):
+        cluster = load_cluster(cluster, None if folder is None else Path(folder))
+    if cluster.ssh is not None:
+        raise ConfigError(
+            f"cluster {cluster.name} is reached by ssh, which takes command lines only; run this"
+            f" program on {cluster.ssh.host}, with a cluster file without ssh"
+        )
+    return cluster
 
 
 def start_command(command: Command, watcher: Watcher) -> JobHandle:

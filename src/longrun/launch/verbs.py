@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longrun.config.cluster import Cluster, load_cluster
+from longrun.config.cluster import Cluster
 from longrun.config.commands import Place, Wanted, build_recipe, read_named
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle
+from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle, choose_from_python
 from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState
 from longrun.launch.local import run_local
@@ -99,8 +99,7 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
         ConfigError: a setting is wrong, or the cluster lacks what is asked for.
         LaunchError: the work failed on this machine, or the cluster refused it.
     """
-    if not isinstance(cluster, Cluster):
-        cluster = load_cluster(cluster, None if config_dir is None else Path(config_dir))
+    cluster = choose_from_python(cluster, config_dir)
     names = [run_after] if isinstance(run_after, str) else list(run_after or [])
     wanted = read_named(verb, ctx.args if ctx else [], settings)
     place = Place(
