@@ -16,10 +16,12 @@ def packs(tmp_path, settings=SETTINGS):
 
 
 def test_packs_are_full_of_whole_documents_of_mixed_lengths(tmp_path):
-    for pack in packs(tmp_path):
-        lengths = [len(d.tokens) for d in pack]
-        assert 0.9 * 256 <= sum(lengths) <= 256
-        assert max(lengths) > 2 * min(lengths)
+    drawn = packs(tmp_path)
+    lengths = [len(document.tokens) for pack in drawn for document in pack]
+    assert max(lengths) > 2 * min(lengths)
+    for pack in drawn:
+        assert 0.9 * 256 <= sum(len(document.tokens) for document in pack) <= 256
+        assert len({len(document.tokens) for document in pack}) > 1
         for document in pack:
             learned = document.labels != workload.IGNORED
             assert not learned[0]
