@@ -7,7 +7,7 @@ is an experiment with a name and logs, like a recipe of its own.
 import importlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +15,6 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from longrun.cli.options import (
-    ClusterName,
     ConfigDir,
     DryRun,
     LogDir,
@@ -27,7 +26,7 @@ from longrun.cli.options import (
 )
 from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.base import Settings, StageConfig
-from longrun.config.commands import Place, Wanted, build_recipe, read_values, read_words
+from longrun.config.commands import Place, Wanted, build_recipe, read_words
 from longrun.config.convert import ConvertConfig
 from longrun.config.recipe import RUNS
 from longrun.config.stages import STAGES
@@ -73,20 +72,14 @@ def register(app: typer.Typer) -> None:
         app.command(verb, help=explain_settings(config), context_settings=_WORDS)(_command(verb))
 
 
-def load_config(verb: str, arguments: list[str]) -> StageConfig:
-    """Build the settings of ``verb`` from an optional YAML file and ``name=value`` arguments.
-
-    Raises:
-        ConfigError: one line naming the setting, the bound and the nearest name.
-    """
-    return STAGES[verb].parse(read_values(arguments), verb)
-
-
 def _command(verb: str) -> Any:
     def command(  # noqa: PLR0913, PLR0917 - one argument per option
         context: typer.Context,
         settings: Arguments = None,
-        cluster: ClusterName = None,
+        cluster: Annotated[
+            str | None,
+            typer.Option(help="Run as a job there: a cluster file, by name or path."),
+        ] = None,
         config_dir: ConfigDir = None,
         expname: Annotated[
             str | None, typer.Option(help="Name to find it by; null: the verb.")
@@ -104,6 +97,8 @@ def _command(verb: str) -> Any:
         dry_run: DryRun = False,
         replace: Replace = False,
     ) -> None:
+        if verb != "train":
+            _refuse_idle({"num_training_jobs": num_training_jobs != 1}, f"on {verb}")
         wanted = read_words(verb, [*(settings or []), *context.args])
         for note in wanted.notes:
             log.info("%s: %s", verb, note)
@@ -114,7 +109,13 @@ def _command(verb: str) -> Any:
             train=num_training_jobs > 0,
         )
         if not (cluster or expname or run_after or log_dir):
-            _check_here(place, num_training_jobs)
+            idle: dict[str, object] = {
+                "config_dir": config_dir,
+                "replace": replace,
+                "partition": partition,
+            }
+            idle |= {"time_limit": time_limit, "num_training_jobs": num_training_jobs > 1}
+            _refuse_idle(idle, "without --cluster or --expname")
             _run_here(wanted, place, dry_run=dry_run)
             return
         chosen = choose_cluster(cluster, config_dir)
@@ -131,13 +132,10 @@ def _command(verb: str) -> Any:
     return command
 
 
-def _check_here(place: Place, num_training_jobs: int) -> None:
-    idle = {"partition": place.partition, "time_limit": place.time_limit}
-    if num_training_jobs > 1:
-        idle["num_training_jobs"] = num_training_jobs
-    for name, value in idle.items():
-        if value is not None:
-            raise ConfigError(f"--{name} has no effect without --cluster; leave it out")
+def _refuse_idle(options: Mapping[str, object], where: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name} has no effect {where}; leave it out")
 
 
 def _run_here(wanted: Wanted, place: Place, *, dry_run: bool) -> None:
