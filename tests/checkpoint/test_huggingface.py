@@ -121,6 +121,17 @@ def test_a_refused_file_changes_no_parameter(make_model):
     assert torch.equal(model.model.embed_tokens.weight, before)
 
 
+def test_a_file_that_lacks_what_the_index_says_is_named_and_nothing_is_loaded(make_model):
+    folder = make_model()
+    tensors = load_file(folder / "model.safetensors")
+    mapping = dict.fromkeys(tensors, "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
+    del tensors[NORM]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=rf"lacks what .*index\.json says it holds: {NORM}"):
+        load(folder)
+
+
 def test_missing_and_damaged_files_are_named(make_model):
     folder = make_model()
     (folder / "model.safetensors").write_bytes(b"no")

@@ -111,6 +111,12 @@ def test_positions_are_edited_in_either_spelling(config):
     assert edit_context(config, ContextEdit()) == config
 
 
+def test_positions_that_are_stretched_already_are_not_stretched_again():
+    once = edit_context({"max_position_embeddings": 64}, ContextEdit(yarn_factor=2.0))
+    with pytest.raises(InputError, match=r"stretched already \(yarn\)"):
+        edit_context(once, ContextEdit(yarn_factor=2.0))
+
+
 @pytest.mark.parametrize("style", ["old", "new"])
 def test_yarn_stretches_the_positions_that_the_model_had(make_model, style):
     folder = make_model()

@@ -58,6 +58,7 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path, save):
         save(tmp_path, step)
     (tmp_path / "checkpoints" / ".step-00000200.tmp").mkdir()
     (tmp_path / "checkpoints" / "step-last").mkdir()
+    (tmp_path / "checkpoints" / "step-000000200").mkdir()
     assert list(find_checkpoints(tmp_path)) == [3, 20, 100]
     assert find_checkpoints(tmp_path / "elsewhere") == {}
 

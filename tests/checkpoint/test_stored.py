@@ -52,3 +52,12 @@ def test_a_missing_file_or_metadata_is_named(saved):
     (path / ".metadata").unlink()
     with pytest.raises(InputError, match="cannot be read"):
         StoredCheckpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9])
+def test_torn_metadata_is_damaged_wherever_it_was_torn(share, saved):
+    path, _ = saved
+    whole = (path / ".metadata").read_bytes()
+    (path / ".metadata").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"step-00000003.*cannot be read"):
+        StoredCheckpoint(path)

@@ -7,7 +7,7 @@ matrix is never stored twice.
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -51,6 +51,7 @@ def load_weights(folder: Path, model: Decoder) -> None:
     _check_names(folder, files, parameters.keys(), tied=model.arch.tied)
     for path in sorted(set(files.values())):
         with _opened(path) as file:
+            _check_index(path, file.keys(), files)
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 target = parameters.get(name)
                 if target is not None and list(target.shape) != _stored_shape(file, name):
@@ -95,6 +96,9 @@ class TensorFiles:
 
     def __init__(self, folder: Path) -> None:
         self._files = find_tensors(folder)
+        for path in sorted(set(self._files.values())):
+            with _opened(path) as file:
+                _check_index(path, file.keys(), self._files)
 
     @property
     def names(self) -> list[str]:
@@ -120,8 +124,9 @@ class TensorFiles:
         Raises:
             InputError: a weight is not finite.
         """
-        with _opened(self._files[name]) as file:
-            return _finite(self._files[name], name, file.get_tensor(name))
+        path = self._files[name]
+        with _opened(path) as file:
+            return _finite(path, name, file.get_tensor(name))
 
     def check_tied(self) -> None:
         """Check that the output matrix of a tied model is its embedding.
@@ -233,6 +238,15 @@ def _check_names(folder: Path, files: Mapping[str, Path], wanted: object, *, tie
             folder,
             None,
             f"weights do not match config.json: missing {_few(missing)}; unknown {_few(extra)}",
+        )
+
+
+def _check_index(path: Path, held: Collection[str], files: Mapping[str, Path]) -> None:
+    """Check that a file holds all that the index says it does: what it lacks would stay unset."""
+    absent = sorted({name for name, file in files.items() if file == path}.difference(held))
+    if absent:
+        raise InputError.at(
+            path, None, f"lacks what {INDEX_NAME} says it holds: {_few(absent)}; copy it again"
         )
 
 

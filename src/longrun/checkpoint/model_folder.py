@@ -47,6 +47,9 @@ def edit_context(config: Mapping[str, Any], edit: ContextEdit) -> dict[str, Any]
 
     >>> edit_context({"rope_theta": 1e4, "hidden_size": 8}, ContextEdit(rope_theta=5e5))
     {'rope_theta': 500000.0, 'hidden_size': 8}
+
+    Raises:
+        InputError: positions that are stretched already would be stretched by YaRN.
     """
     edited = dict(config)
     new_style = config.get("rope_parameters") is not None
@@ -54,6 +57,12 @@ def edit_context(config: Mapping[str, Any], edit: ContextEdit) -> dict[str, Any]
     if edit.rope_theta is not None:
         (rope if new_style else edited)["rope_theta"] = edit.rope_theta
     if edit.yarn_factor is not None:
+        stretched = rope.get("rope_type", rope.get("type", "default"))
+        if stretched != "default":
+            raise InputError(
+                f"context.yarn_factor: the model's positions are stretched already ({stretched});"
+                " start from the model before that, or leave yarn_factor out"
+            )
         original = config.get("max_position_embeddings", 0)
         kept = {key: rope[key] for key in ("rope_theta",) if key in rope}
         stretch = {"factor": edit.yarn_factor, "original_max_position_embeddings": original}

@@ -62,7 +62,8 @@ def find_checkpoints(run_folder: Path) -> dict[int, Path]:
     """Return every complete checkpoint of a training by its step, ascending."""
     folder = run_folder / CHECKPOINTS_NAME
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
+    steps = sorted((int(match[1]), path) for match, path in found if match)
+    return {step: path for step, path in steps if path.name == checkpoint_name(step)}
 
 
 def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> LoopState:

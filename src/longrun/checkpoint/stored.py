@@ -69,7 +69,7 @@ class StoredCheckpoint:
         self._files: dict[str, IO[bytes]] = {}
         try:
             metadata = FileSystemReader(path).read_metadata()
-        except (OSError, EOFError, ValueError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - a torn pickle raises whatever it likes
             raise damaged(path, error) from None
         self._tensors: Mapping[str, TensorStorageMetadata] = {
             name.removeprefix(MODEL_PREFIX): entry
