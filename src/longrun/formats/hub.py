@@ -1,6 +1,6 @@
 """Files of data sets on the Hugging Face Hub; the one place that talks to it (extra ``hub``).
 
-An interrupted download goes on where it was when it is asked for with the same folder.
+An interrupted download goes on file by file when it is asked for with the same folder.
 """
 
 import logging
