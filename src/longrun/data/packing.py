@@ -25,8 +25,8 @@ document a pack of its own. Except for ``sequential``, packs are mixed at the en
 their making even those of ``random-exact`` drift (correlation of a pack's number with its mean
 length: 0.13 at 30,000 documents, 0.02 at a million), and the last documents of a pack are the short
 ones. The packs of each number of documents are spread evenly over the order, each at a random
-place, so that any run of packs holds almost equally many documents and yet a pack may come anywhere.
-Training shuffles the packs again by its own seed.
+place, so that any run of packs holds almost equally many documents and yet a pack may come
+anywhere. Training shuffles the packs again by its own seed.
 """
 
 from typing import NamedTuple
