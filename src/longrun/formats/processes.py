@@ -4,10 +4,9 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_STATM = Path("/proc/self/statm")
+_STATM = "/proc/self/statm"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -20,9 +19,11 @@ def available_cores() -> int:
 
 def resident_bytes() -> int:
     """Return the memory this process holds now; 0 where the system does not tell."""
-    if not _STATM.exists():
+    try:
+        with open(_STATM, "rb", buffering=0) as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except FileNotFoundError:
         return 0
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
 
 
 def release_memory() -> None:
