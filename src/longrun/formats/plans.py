@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
+from longrun.formats.arrays import write_array
 from longrun.formats.atomic import atomic_file, write_text
 from longrun.formats.documents import DocumentSet
 
@@ -57,7 +58,7 @@ class PackPlan:
         """Write ``NAME.documents.npy`` and ``NAME.starts.npy`` into ``folder``."""
         for part, values in (("documents", self.documents), ("starts", self.starts)):
             with atomic_file(folder / f"{name}.{part}.npy") as file:
-                np.save(file, values, allow_pickle=False)
+                write_array(file, values)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "PackPlan":
