@@ -33,7 +33,7 @@ from longrun.formats.processes import release_memory, resident_bytes
 from longrun.formats.spans import RawPiece, SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
-_WORTH_BYTES = 25_000_000
+_WORTH_BYTES = 20_000_000
 """Growth of the fast engine's cache below which building the engine anew would free too little:
 it takes as long as encoding 100 MB of common text."""
 log = logging.getLogger(__name__)
