@@ -160,3 +160,55 @@ def test_a_large_cache_is_thrown_away(encoders, monkeypatch):
     monkeypatch.setattr(encode, "resident_bytes", lambda: 1 << 40)
     encoders[0].renew()
     assert encode.load_fast(encoders[0].tokenizer) is not first
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Encode batches as a worker does; return how often the fast engine was built."""
+    built = []
+    real = encode.gigatoken.Tokenizer.from_json
+    monkeypatch.setattr(
+        encode.gigatoken.Tokenizer, "from_json", lambda content: built.append(1) or real(content)
+    )
+
+    def work(encoder, batches) -> int:
+        built.clear()
+        encode.load_fast.cache_clear()
+        for batch in batches:
+            encoder.encode(batch)
+            if encoder.has_grown():
+                encoder.renew()
+        return len(built)
+
+    return work
+
+
+def test_a_cache_that_does_not_grow_is_kept_whatever_the_process_holds(composer, work):
+    one = draft(composer, "x", [[(SpanKind.ANSWER, "As often seen. " * 20_000)]])
+    encoder = Encoder(composer.tokenizer, True, composer.tokenizer.byte_lengths(), 1)
+    assert work(encoder, [[one]] * 5) == 1
+
+
+def test_a_cache_that_grows_beyond_the_memory_is_thrown_away_and_tokens_stay(composer, work):
+    rng = np.random.default_rng(0)
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
+    texts = [letters[rng.integers(0, len(letters), 1_500_000)].tobytes().decode() for _ in range(6)]
+    batches = [[draft(composer, "x", [[(SpanKind.ANSWER, text)]])] for text in texts]
+    bounded, unbounded = (
+        Encoder(composer.tokenizer, True, composer.tokenizer.byte_lengths(), most)
+        for most in (1, 1 << 40)
+    )
+    assert 1 < work(bounded, batches) < len(batches)
+    assert work(unbounded, batches) == 1
+    warm = unbounded.encode(batches[0]).tokens
+    encode.load_fast.cache_clear()
+    assert np.array_equal(warm, bounded.encode(batches[0]).tokens)
+
+
+def test_both_tokenizers_are_not_held_at_a_time(composer):
+    tokenizer = ExactTokenizer(composer.tokenizer.folder, composer.tokenizer.stop)
+    one = draft(composer, "x", [[(SpanKind.ANSWER, "y")]])
+    expected = tokenizer.encode_text("It is 6.")
+    assert choose_engine(tokenizer, [one])
+    assert not {"_whole", "_text"} & vars(tokenizer).keys()
+    assert tokenizer.encode_text("It is 6.") == expected

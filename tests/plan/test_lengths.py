@@ -89,7 +89,7 @@ def packs(tmp_path_factory) -> Path:
 def test_real_packs_come_in_the_batches_of_training(packs):
     workload = find_workload(settings(packs=packs, global_batch_size=2))
     assert (workload.pack_size, workload.num_steps) == (64, 2)
-    order = Batches((4,), 2, 0)
+    order = Batches((np.array([len(pack) for pack in PACKS]),), 2, 0)
     expected = [[[LENGTHS[d] for d in PACKS[pack.pack]] for pack in order[step]] for step in (0, 1)]
     assert [[documents.tolist() for documents in batch] for batch in workload.batches] == expected
     assert workload.tokens_per_step == sum(LENGTHS) / 2

@@ -18,6 +18,7 @@ from longrun.data.filters import require_text
 from longrun.data.ready import expected_record
 from longrun.data.sources import Part, Report, fault, read_part
 from longrun.errors import InputError
+from longrun.formats.arrays import write_array
 from longrun.formats.atomic import atomic_file
 from longrun.formats.conversation import Conversation
 
@@ -51,7 +52,7 @@ class KeyJob:
                     raise fault(part, line, str(error)) from None
                 keys.append(_key(texts))
         with atomic_file(keys_path(self.folder, part)) as file:
-            np.save(file, np.array(keys, np.uint64))
+            write_array(file, np.array(keys, np.uint64))
 
 
 def keys_path(folder: Path, part: Part) -> Path:
@@ -68,7 +69,7 @@ def mark_repeats(folder: Path, parts: Sequence[Part]) -> None:
     repeats[np.unique(joined, return_index=True)[1]] = False
     for part, mine in zip(parts, np.split(repeats, np.cumsum(counts)[:-1]), strict=True):
         with atomic_file(_repeats_path(folder, part)) as file:
-            np.save(file, np.flatnonzero(mine))
+            write_array(file, np.flatnonzero(mine))
 
 
 def load_repeats(folder: Path, part: Part) -> frozenset[int]:

@@ -19,11 +19,9 @@ Two engines give the same tokens: gigatoken, about a hundred times faster, is us
 """
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import gigatoken
@@ -31,11 +29,13 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.data.compose import Draft
+from longrun.formats.processes import release_memory, resident_bytes
 from longrun.formats.spans import RawPiece, SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
-_STATM = Path("/proc/self/statm")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_WORTH_BYTES = 20_000_000
+"""Growth of the fast engine's cache below which building the engine anew would free too little:
+it takes as long as encoding 100 MB of common text."""
 log = logging.getLogger(__name__)
 
 Int32s = npt.NDArray[np.int32]
@@ -148,6 +148,17 @@ class Encoder:
         """Build the fast engine anew when the next batch could make its cache too large."""
         if self.fast and resident_bytes() + _GROWTH_BYTES > self.most_resident_bytes:
             load_fast.cache_clear()
+            _resident_when_new.cache_clear()
+            release_memory()
+
+    def has_grown(self) -> bool:
+        """Say whether the fast engine's cache has grown since the first batch after its building.
+
+        Asked after every batch. What a process holds besides, tables and the buffers of a batch,
+        is there again at once: where that alone is more than ``most_resident_bytes``, throwing
+        the cache away after every batch would free nothing and take ten times as long.
+        """
+        return resident_bytes() - _resident_when_new() > _WORTH_BYTES
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
         texts = _Texts()
@@ -187,11 +198,16 @@ class Encoder:
         among = tokens >= control[0]
         among &= tokens <= control[-1]
         found = np.flatnonzero(among)
-        found = found[np.isin(tokens[found], control)]
-        owners = np.unique(np.searchsorted(bounds, found, side="right") - 1)
-        first = np.array(texts.first_texts)
-        runs = np.setdiff1d(owners, np.concatenate([first[:-1], first[1:] - 1]))
-        return [int(run) for run in runs]
+        owners = np.searchsorted(bounds, found, side="right") - 1
+        is_run = np.ones(len(texts.texts), np.bool_)
+        is_run[texts.first_texts[:-1]] = False  # prompts
+        is_run[np.array(texts.first_texts[1:], np.int64) - 1] = False  # stops
+        # Nearly all are of prompts and stops; what is left is looked at closely.
+        inside = is_run[owners]
+        runs: list[int] = np.unique(
+            owners[inside][np.isin(tokens[found[inside]], control)]
+        ).tolist()
+        return runs
 
     def _encode_exactly(self, texts: _Texts, position: int) -> list[int]:
         text = texts.texts[position].decode()
@@ -245,7 +261,15 @@ def load_fast(tokenizer: ExactTokenizer) -> Any:
     Raises:
         RuntimeError: gigatoken does not know a tokenizer of this kind.
     """
-    return gigatoken.Tokenizer.from_json(tokenizer.content)
+    engine = gigatoken.Tokenizer.from_json(tokenizer.content)
+    release_memory()  # reading the file took half as much again
+    return engine
+
+
+@lru_cache(maxsize=1)
+def _resident_when_new() -> int:
+    """Return the memory that the process held when this was first asked after ``renew``."""
+    return resident_bytes()
 
 
 def encode_fast(engine: Any, texts: list[bytes]) -> tuple[Int32s, Int64s]:
@@ -258,15 +282,16 @@ def encode_fast(engine: Any, texts: list[bytes]) -> tuple[Int32s, Int64s]:
 
 def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
     """Decide whether gigatoken may be used: it must equal ``tokenizers`` on ``drafts``."""
+    texts = [text for draft in drafts for text in _texts_of(draft)]
+    whole = tokenizer.encode_whole([text.decode() for text in texts])
+    tokenizer.forget()  # two tokenizers at a time would be the most that a worker ever holds
     try:
         engine = load_fast(tokenizer)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         log.info("tokens by tokenizers: gigatoken cannot load this tokenizer (%s)", reason)
         return False
-    texts = [text for draft in drafts for text in _texts_of(draft)]
     num_tokens = 0
-    whole = tokenizer.encode_whole([text.decode() for text in texts])
     for text, expected in zip(texts, whole, strict=True):
         if engine.encode(text).tolist() != expected:
             log.warning("tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80])
@@ -278,13 +303,6 @@ def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
         num_tokens,
     )
     return True
-
-
-def resident_bytes() -> int:
-    """Return the memory this process holds now; 0 where the system does not tell."""
-    if not _STATM.exists():
-        return 0
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
 
 
 def _texts_of(draft: Draft) -> list[bytes]:

@@ -1,10 +1,12 @@
 """The stage ``fetch``: splits of a data set on the Hugging Face Hub, as Parquet files in folders.
 
-Everything after this stage works on files alone. An interrupted download goes on where it was.
+Everything after this stage works on files alone. An interrupted one goes on with the file that was
+not whole.
 """
 
 import os
 from pathlib import Path
+from shutil import rmtree
 
 from longrun.config.benchmarks import HubFile
 from longrun.config.stages import FetchConfig
@@ -40,14 +42,17 @@ def run(config: FetchConfig) -> Manifest:
                     f" {', '.join(sorted(name for name in names if name.endswith('.parquet'))[:9])}"
                 )
         total = sum(map(len, chosen.values()))
+        cache = stage.folder / _CACHE
+        rmtree(cache, ignore_errors=True)  # half a file of a killed download is of no use
         with show_progress("fetch", total, "files") as progress:
             for split, files in chosen.items():
                 (stage.folder / split).mkdir(exist_ok=True)
                 for name in files:
                     target = stage.folder / split / Path(name).name
                     if not target.exists():
-                        os.replace(_download(config, name, stage.folder / _CACHE), target)
+                        os.replace(_download(config, name, cache), target)
                     progress.advance()
+        rmtree(cache, ignore_errors=True)
         return stage.finish(counts={"files": total})
 
 

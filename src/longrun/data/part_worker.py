@@ -71,7 +71,8 @@ class PartWorker:
         ):
             for drafts in _batches(found):
                 self._write(part, drafts, tally, (training, validation))
-                self.encoder.renew()
+                if self.encoder.has_grown():
+                    self.encoder.renew()
         tally.checksums = training.checksums | validation.checksums
         tally.save(tally_path(self.folder, part.name))
 

@@ -53,6 +53,8 @@ from longrun.formats.tokens import ExactTokenizer
 
 _MAIN_MB, _WORKER_MB = 250, 350
 """Memory of the process that hands out parts, and of a worker on records of ordinary size."""
+_JUMP_BYTES = 40_000_000
+"""A worker grows by so much at once when a table of its encoder's cache doubles."""
 _SAMPLED_PARTS = 16
 _SAMPLED_DOCUMENTS = 64
 _SAMPLED_BYTES = 300_000
@@ -133,8 +135,9 @@ def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer:
     num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
     _find_duplicates(folder / PARTS, every, composer, num_workers)
     tokenizer = composer.tokenizer
+    byte_lengths = tokenizer.byte_lengths()
     fast = choose_engine(tokenizer, _sample(folder, every, composer))
-    encoder = Encoder(tokenizer, fast, tokenizer.byte_lengths(), most_bytes)
+    encoder = Encoder(tokenizer, fast, byte_lengths, most_bytes - _JUMP_BYTES)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
     with show_progress("prepare", total, "bytes", done) as progress:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
+from longrun.formats.arrays import write_array
 from longrun.formats.atomic import atomic_file
 
 SOURCES_NAME = "sources.json"
@@ -107,7 +108,7 @@ class ShardContent:
 def write_index(split_folder: Path, name: str, content: ShardContent) -> None:
     """Write lineage and index of a shard whose ``.bin`` is already complete; the index last."""
     with atomic_file(split_folder / f"{name}.lineage.npy") as file:
-        np.save(file, content.lineage, allow_pickle=False)
+        write_array(file, content.lineage)
     lengths = content.span_lengths
     pointers = np.zeros(len(lengths), np.int64)
     np.cumsum(lengths[:-1], out=pointers[1:], dtype=np.int64)

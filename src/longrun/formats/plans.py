@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
+from longrun.formats.arrays import write_array
 from longrun.formats.atomic import atomic_file, write_text
 from longrun.formats.documents import DocumentSet
 
@@ -47,11 +48,17 @@ class PackPlan:
             raise IndexError(f"pack {index} of {len(self)}")
         return self.documents[self.starts[index] : self.starts[index + 1]]
 
+    @property
+    def document_counts(self) -> Int64s:
+        """[P] documents of each pack."""
+        counts: Int64s = np.diff(self.starts)
+        return counts
+
     def save(self, folder: Path, name: str) -> None:
         """Write ``NAME.documents.npy`` and ``NAME.starts.npy`` into ``folder``."""
         for part, values in (("documents", self.documents), ("starts", self.starts)):
             with atomic_file(folder / f"{name}.{part}.npy") as file:
-                np.save(file, values, allow_pickle=False)
+                write_array(file, values)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "PackPlan":
@@ -68,6 +75,28 @@ class PackPlan:
                 folder, None, f"plan {name} cannot be read ({error}); run pack again"
             ) from None
         return cls(documents, starts)
+
+
+def spread_packs(document_counts: Int64s, rng: np.random.Generator) -> Int64s:
+    """Return [P] a random order of packs in which stretches of equal length have equal shares.
+
+    ``document_counts`` [P] are the documents of each pack. The n packs with one count stand in
+    random order, the r-th at a random place of the r-th of n equal strata of the epoch: so every
+    batch has about as many documents, and a pack may come anywhere, with the same probability
+    everywhere. Three packs of one document (a b c) and two of two (D E), with their places::
+
+        one document    c .21   | a .40   | b .95        strata of 1/3
+        two documents       E .37    |      D .62        strata of 1/2
+        order           c E a D b
+    """
+    shuffled = rng.permutation(len(document_counts))
+    by_count = shuffled[np.argsort(document_counts[shuffled], kind="stable")]
+    own = document_counts[by_count]
+    packs = np.bincount(document_counts)
+    strata = np.arange(len(own)) - (np.cumsum(packs) - packs)[own]
+    places = (strata + rng.random(len(own))) / packs[own]
+    order: Int64s = by_count[np.argsort(places, kind="stable")]
+    return order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

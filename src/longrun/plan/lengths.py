@@ -62,7 +62,8 @@ def _read(settings: PlanSettings) -> Workload:
     assert settings.packs is not None
     packs = PackSet.open(settings.packs)
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
-    order = Batches(tuple(len(plan) for plan in plans), settings.global_batch_size, settings.seed)
+    sizes = tuple(plan.document_counts for plan in plans)
+    order = Batches(sizes, settings.global_batch_size, settings.seed)
     steps = order.num_steps(settings.max_epochs, settings.max_steps)
     if not steps:
         raise InputError.at(

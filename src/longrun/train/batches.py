@@ -1,9 +1,10 @@
 """Which packs form batch n: pure functions, no files.
 
-The packs of all epochs stand in one long line. Each epoch is shuffled by (seed, epoch) alone and
-batch n is the n-th run of that line: of ``batch_size`` packs, or of as many packs as are needed to
-reach a number of supervised tokens. A batch may begin in one epoch and end in the next and no pack
-is ever left out in between. Ranks, layout and history play no part.
+The packs of all epochs stand in one long line. Each epoch is ordered by (seed, epoch) alone:
+at random, but packs of every number of documents lie evenly. Batch n is the n-th run of that line:
+of ``batch_size`` packs, or of as many packs as are needed to reach a number of supervised tokens. A
+batch may begin in one epoch and end in the next and no pack is ever left out in between. Ranks,
+layout and history play no part.
 
 Two epochs of 5 packs, batches of 4::
 
@@ -26,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from longrun.formats.plans import spread_packs
+
 _WINDOW_SEED = 1 << 32
 """Keeps the order of a window apart from the order of an epoch with the same number."""
 
@@ -41,8 +44,8 @@ class PackLine(ABC):
     """The packs of all epochs in one long line, cut into batches."""
 
     __slots__ = ()
-    packs_per_epoch: tuple[int, ...]
-    """Packs of each plan; epochs beyond the last plan begin again with the first."""
+    document_counts: tuple[npt.NDArray[np.int64], ...]
+    """Documents of every pack of each plan; epochs beyond the last begin again with the first."""
     seed: int
 
     @abstractmethod
@@ -63,20 +66,33 @@ class PackLine(ABC):
         missing = self.start(step + num_steps) - self.start(step)
         packs: list[PackId] = []
         while len(packs) < missing:
-            order = epoch_order(self.size(epoch), self.seed, epoch)
+            order = self.order(epoch)
             taken = order[position : position + missing - len(packs)]
             packs += [PackId(epoch, int(pack)) for pack in taken]
             epoch, position = epoch + 1, 0
         return packs
 
+    @property
+    def packs_per_epoch(self) -> tuple[int, ...]:
+        """Packs of each plan."""
+        return tuple(map(len, self.document_counts))
+
     def size(self, epoch: int) -> int:
         """Return the number of packs of ``epoch``."""
-        return self.packs_per_epoch[epoch % len(self.packs_per_epoch)]
+        return len(self.document_counts[epoch % len(self.document_counts)])
+
+    @lru_cache(maxsize=4)  # noqa: B019  (a training has one line, for as long as it lasts)
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the order in which the packs of ``epoch`` are used: a permutation, [packs]."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = spread_packs(self.document_counts[epoch % len(self.document_counts)], rng)
+        order.flags.writeable = False
+        return order
 
     def place(self, step: int) -> tuple[int, int]:
         """Return (epoch, packs of that epoch already used) before the step with index ``step``."""
         cycles, position = divmod(self.start(step), sum(self.packs_per_epoch))
-        epoch = cycles * len(self.packs_per_epoch)
+        epoch = cycles * len(self.document_counts)
         while position >= self.size(epoch):
             position -= self.size(epoch)
             epoch += 1
@@ -98,11 +114,11 @@ class PackLine(ABC):
         return self._steps_within(packs, math.inf if max_steps is None else max_steps)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batches(PackLine):
     """Batches of equally many packs."""
 
-    packs_per_epoch: tuple[int, ...]
+    document_counts: tuple[npt.NDArray[np.int64], ...]
     batch_size: int
     """Packs of one optimizer step, over all ranks."""
     seed: int
@@ -115,7 +131,7 @@ class Batches(PackLine):
         return int(min(packs // self.batch_size, most))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WindowedBatches(Batches):
     """Batches of equally many packs of equal cost, sorted window by window."""
 
@@ -135,7 +151,7 @@ class WindowedBatches(Batches):
         return [packs[index] for index in by_time[begin : begin + self.batch_size]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenBatches(PackLine):
     """Batches that are closed by the pack with which they reach ``batch_tokens``.
 
@@ -144,7 +160,7 @@ class TokenBatches(PackLine):
     it is worked out from the first batch on, one epoch at a time, and kept.
     """
 
-    packs_per_epoch: tuple[int, ...]
+    document_counts: tuple[npt.NDArray[np.int64], ...]
     supervised_tokens: tuple[npt.NDArray[np.int64], ...]
     """Of every pack of each plan; at least one of them is not 0."""
     batch_tokens: int
@@ -167,8 +183,8 @@ class TokenBatches(PackLine):
 
     def _work_out_an_epoch(self) -> None:
         epoch, first, waiting = self._open
-        order = epoch_order(self.size(epoch), self.seed, epoch)
-        sums = np.cumsum(self.supervised_tokens[epoch % len(self.supervised_tokens)][order])
+        supervised = self.supervised_tokens[epoch % len(self.supervised_tokens)]
+        sums = np.cumsum(supervised[self.order(epoch)])
         used = -waiting
         while True:
             last = int(np.searchsorted(sums, used + self.batch_tokens))
@@ -177,11 +193,3 @@ class TokenBatches(PackLine):
             self._starts.append(first + last + 1)
             used = int(sums[last])
         self._open[:] = epoch + 1, first + len(sums), int(sums[-1]) - used
-
-
-@lru_cache(maxsize=4)
-def epoch_order(num_packs: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order in which the packs of ``epoch`` are used: a permutation, [num_packs]."""
-    order = np.random.default_rng((seed, epoch)).permutation(num_packs)
-    order.flags.writeable = False
-    return order

@@ -44,7 +44,7 @@ def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
         InputError: batches are cut by supervised tokens and there are none.
     """
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
-    sizes = tuple(len(plan) for plan in plans)
+    sizes = tuple(plan.document_counts for plan in plans)
     if config.balance_window > 1 and config.global_batch_size is not None:
         share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
         lengths = packs.training.lengths
