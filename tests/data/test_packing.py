@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrun.data import packing as packing_module
 from longrun.data.packing import pack
 from longrun.data.packing_loops import compiled, fill_exactly, fit_best, fit_next
+from longrun.formats.plans import spread_packs
 
 STRATEGIES = ["random-exact", "best-fit", "sequential", "none"]
 SIZES = st.integers(1, 40).flatmap(
@@ -66,43 +66,13 @@ def test_the_length_of_a_document_says_nothing_of_its_place():
         assert abs(np.corrcoef(np.arange(len(sizes)), means)[0, 1]) < 0.05
 
 
-@given(
-    st.lists(st.integers(1, 4), min_size=1, max_size=60),
-    st.integers(0, 2**32 - 1),
-    st.data(),
-)
-def test_every_run_of_packs_has_of_each_size_what_is_due(sizes, seed, data):
-    sizes = np.array(sizes, np.int64)
-    order = packing_module._spread(sizes, np.random.default_rng(seed))
-    assert sorted(order.tolist()) == list(range(len(sizes)))
-    begin = data.draw(st.integers(0, len(sizes) - 1))
-    end = data.draw(st.integers(begin, len(sizes)))
-    counts = np.bincount(sizes, minlength=5)
-    # One more or less of a size at either end, and the same of the other sizes moves the run.
-    slack = 2 * np.count_nonzero(counts)
-    found = np.bincount(sizes[order[begin:end]], minlength=5)
-    due = counts * (end - begin) / len(sizes)
-    assert np.all(np.abs(found - due) <= slack)
-
-
 def test_batches_hold_equally_many_documents():
     sizes = np.random.default_rng(0).integers(1, 9, 4096)
-    order = packing_module._spread(sizes, np.random.default_rng(1))
+    order = spread_packs(sizes, np.random.default_rng(1))
     batches = sizes[order].reshape(16, 256).sum(axis=1)
     assert batches.std() / batches.mean() < 0.005
     shuffled = np.random.default_rng(1).permutation(sizes).reshape(16, 256).sum(axis=1)
     assert shuffled.std() / shuffled.mean() > 0.02
-
-
-def test_a_pack_may_come_anywhere():
-    sizes = np.array([1] * 5 + [2] * 3 + [3])
-    places = np.zeros((len(sizes), len(sizes)))
-    for seed in range(3_000):
-        order = packing_module._spread(sizes, np.random.default_rng(seed))
-        places[order, np.arange(len(sizes))] += 1
-    means = places @ np.arange(len(sizes)) / 3_000
-    assert np.allclose(means, (len(sizes) - 1) / 2, atol=0.2)
-    assert places.min() > 0
 
 
 def test_best_fit_is_as_good_as_decreasing_lengths_can_be():

@@ -158,11 +158,13 @@ def write_weights(
     for file_name, members in zip(names, files, strict=True):
         path = folder / file_name
         with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as writer:
-            last = writer.submit(file.write, _header({key: shapes[key] for key in members}, dtype))
+            header = memoryview(_header({key: shapes[key] for key in members}, dtype))
+            last = writer.submit(_write_whole, file, header)
             for name in members:  # while one is written, the next is read
                 tensor = _finite(path, name, read(name).to("cpu", dtype).contiguous())
                 last.result()
-                last = writer.submit(_write_numbers, file, tensor)
+                numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
+                last = writer.submit(_write_whole, file, numbers)
             last.result()
     if len(files) > 1:
         mapping = {
@@ -202,11 +204,10 @@ def _opened(path: Path) -> safe_open:
         raise InputError.at(path, None, f"is damaged ({error}); copy it again") from None
 
 
-def _write_numbers(file: IO[bytes], tensor: Tensor) -> int:
-    left = tensor.reshape(-1).view(torch.uint8).numpy().data
-    while left:  # one call writes at most 2 GiB
+def _write_whole(file: IO[bytes], left: memoryview) -> None:
+    """Write all of ``left``; one call writes at most 2 GiB, and less on a disk that is filling."""
+    while left:
         left = left[file.write(left) :]
-    return tensor.nbytes
 
 
 def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:

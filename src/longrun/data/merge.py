@@ -33,6 +33,7 @@ from longrun.data.finish import (
 )
 from longrun.data.tally import Tally
 from longrun.errors import InputError
+from longrun.formats.arrays import write_array
 from longrun.formats.atomic import atomic_file
 from longrun.formats.conversation import Conversation
 from longrun.formats.documents import LINEAGE_SUFFIX
@@ -115,7 +116,7 @@ def _bring_shard(source: Path, name: str, into: Path, number: str, first_file: i
         lineage = np.load(source / key)
         lineage["source_file"] += first_file
         with atomic_file(into / target) as opened:
-            np.save(opened, lineage, allow_pickle=False)
+            write_array(opened, lineage)
         checksums[target] = zlib.crc32((into / target).read_bytes())
     tally.checksums = checksums
     tally.save(tally_path(into, number))
@@ -188,9 +189,8 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _link(path: Path, target: Path) -> None:
     if target.exists():
         return
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        os.link(path, aside)
+        os.link(path, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(path, aside)
-    os.replace(aside, target)
+        with atomic_file(target) as file, path.open("rb") as source:
+            shutil.copyfileobj(source, file)

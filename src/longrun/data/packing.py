@@ -24,9 +24,8 @@ pack at the first document that does not fit and keeps the order of the data; ``
 document a pack of its own. Except for ``sequential``, packs are mixed at the end: in the order of
 their making even those of ``random-exact`` drift (correlation of a pack's number with its mean
 length: 0.13 at 30,000 documents, 0.02 at a million), and the last documents of a pack are the short
-ones. The packs of each number of documents are spread evenly over the order, each at a random
-place, so that any run of packs holds almost equally many documents and yet a pack may come
-anywhere. Training shuffles the packs again by its own seed.
+ones. The packs of each number of documents lie evenly, see ``formats.plans``; training orders the
+packs of every pass in the same way, by its own seed.
 """
 
 from typing import NamedTuple
@@ -42,6 +41,7 @@ from longrun.data.packing_loops import (
     run_loop,
     shuffle_inside,
 )
+from longrun.formats.plans import spread_packs
 
 
 class Packing(NamedTuple):
@@ -89,26 +89,9 @@ def _by_pack(packs: Int32s) -> Packing:
 def _mix(packing: Packing, rng: np.random.Generator) -> Packing:
     """Return the same packs in another order, and their documents in another order inside."""
     sizes = np.diff(packing.starts)
-    order = _spread(sizes, rng)
+    order = spread_packs(sizes, rng)
     starts = np.append(0, np.cumsum(sizes[order]))
     within = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes[order])
     documents = packing.documents[np.repeat(packing.starts[order], sizes[order]) + within]
     run_loop(shuffle_inside, documents, starts, rng.random(len(documents)))
     return Packing(documents, starts)
-
-
-def _spread(sizes: Int64s, rng: np.random.Generator) -> Int64s:
-    """Return a random order of packs in which those of each size [P] lie evenly.
-
-    The r-th of n packs of one size, in random order, is put at a random place of the r-th of n
-    equal stretches. So every pack may come anywhere, and any run of packs has of each size what
-    is due, give or take one.
-    """
-    shuffled = rng.permutation(len(sizes))
-    grouped = shuffled[np.argsort(sizes[shuffled], kind="stable")]
-    counts = np.bincount(sizes)
-    firsts = np.cumsum(counts) - counts
-    own = sizes[grouped]
-    ranks = np.arange(len(sizes)) - firsts[own]
-    places = (ranks + rng.random(len(sizes))) / counts[own]
-    return grouped[np.argsort(places, kind="stable")]
