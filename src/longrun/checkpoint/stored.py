@@ -96,11 +96,6 @@ class StoredCheckpoint:
             file.close()
 
     @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._path
-
-    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter by its Hugging Face name."""
         return {name: tuple(entry.size) for name, entry in self._tensors.items()}
