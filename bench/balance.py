@@ -27,7 +27,7 @@ from longrun.data.packing import pack
 from longrun.formats.atomic import write_text
 from longrun.nn.costs import ATTENTION_RATE, ModelShape, attention_share, effective_length
 from longrun.plan.models import find_model
-from longrun.train.balance import Ranks, deal_batch, pack_cost
+from longrun.training.balance import Ranks, deal_batch, pack_cost
 
 MODELS = ("1.5b", "7b", "14b", "32b")
 DATA_RANKS = (16, 32, 64, 128, 256)

@@ -4,7 +4,7 @@
 
 Prints one JSON line per figure. Latencies are wall times of this process. ``leaks`` compares file
 descriptors, child processes and temporary files before and after all of it. The hostile suite is
-that of ``tests/evaluate/test_sandbox.py``, run by pytest; its counts are quoted.
+that of ``tests/evaluation/test_sandbox.py``, run by pytest; its counts are quoted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from longrun.config.evaluation import SandboxSettings
-from longrun.evaluate.sandbox import Sandbox
+from longrun.evaluation.sandbox import Sandbox
 
 TESTS = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox.py"
 

@@ -36,6 +36,11 @@ def test_collectives_have_one_home():
     assert collective == {"parallel"}
 
 
+def test_no_room_has_the_name_of_a_function_of_the_interface():
+    # `import longrun.NAME.module` would put the package where `longrun.NAME` was the function.
+    assert not {room.name for room in ROOMS} & set(longrun._PYTHON_API)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is_in_ascii_and_stays_readable(path):
     text = path.read_text()

@@ -32,7 +32,7 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
     from longrun.parallel.data import distribute
     from longrun.parallel.layouts import Layout
     from longrun.parallel.mesh import start_mesh
-    from longrun.train.step import MicroStep, compute_gradients, count
+    from longrun.training.step import MicroStep, compute_gradients, count
 
     arch, dtype = read_arch(folder / MODEL_NAME), getattr(torch, settings.dtype)
     mesh = start_mesh()

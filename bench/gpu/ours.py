@@ -18,7 +18,7 @@ from longrun.optim.optimizers import build_optimizers
 from longrun.parallel.data import distribute
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import start_mesh
-from longrun.train.step import MicroStep, compute_gradients, count
+from longrun.training.step import MicroStep, compute_gradients, count
 from peers import BETAS, CLIP_NORM, EPSILON
 
 CHUNK_TOKENS = 4096

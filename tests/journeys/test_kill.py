@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from longrun.config.recipe import Recipe, resolve
-from longrun.train.metrics import TIMING_FIELDS
+from longrun.training.metrics import TIMING_FIELDS
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 

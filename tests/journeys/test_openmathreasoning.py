@@ -11,7 +11,7 @@ import pytest
 from longrun.formats.documents import DocumentSet
 from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import read_summary
-from longrun.train.metrics import read_metrics
+from longrun.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 RECIPES = Path(__file__).parents[2] / "recipes/openmathreasoning"

@@ -12,7 +12,7 @@ from longrun.formats.plans import PackPlan, PacksInfo
 from longrun.formats.spans import SpanKind
 from longrun.plan.lengths import NUM_BATCHES, find_workload
 from longrun.plan.settings import PlanSettings
-from longrun.train.batches import Batches
+from longrun.training.batches import Batches
 
 
 def settings(**values: object) -> PlanSettings:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longrun.train.nodes import free_port
+from longrun.training.nodes import free_port
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("slurm")]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin")

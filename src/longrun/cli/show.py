@@ -150,7 +150,7 @@ def _last_evaluations(recipe: Recipe) -> list[Path]:
 
 
 def _print_accuracy(console: Console, folder: Path) -> None:
-    from longrun.evaluate.tables import accuracy_table
+    from longrun.evaluation.tables import accuracy_table
     from longrun.formats.predictions import read_summary
 
     console.print(accuracy_table(read_summary(folder).rows))

@@ -46,12 +46,12 @@ MODULES = {
     "check_contamination": "longrun.data.check_contamination",
     "pack": "longrun.data.pack",
     "convert": "longrun.data.convert",
-    "verify": "longrun.train.proof",
-    "train": "longrun.train.stage",
+    "verify": "longrun.training.proof",
+    "train": "longrun.training.stage",
     "average": "longrun.checkpoint.average",
-    "generate": "longrun.evaluate.generate",
-    "group_candidates": "longrun.evaluate.group_candidates",
-    "evaluate": "longrun.evaluate.evaluate",
+    "generate": "longrun.evaluation.generate",
+    "group_candidates": "longrun.evaluation.group_candidates",
+    "evaluate": "longrun.evaluation.evaluate",
     "report": "longrun.report.report",
 }
 """Verb -> module whose ``run(config)`` is the stage; imported when the verb runs."""

@@ -11,7 +11,7 @@ from longrun.data.packing import pack
 from longrun.errors import InputError
 from longrun.formats.plans import PackSet
 from longrun.plan.settings import PlanSettings
-from longrun.train.batches import Batches
+from longrun.training.batches import Batches
 
 Lengths = npt.NDArray[np.int32]
 NUM_BATCHES = 2

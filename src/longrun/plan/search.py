@@ -27,7 +27,7 @@ from longrun.plan.time import (
     weights_seconds,
 )
 from longrun.plan.waiting import Dealing
-from longrun.train.balance import Ranks
+from longrun.training.balance import Ranks
 
 GIB = 2**30
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from longrun.plan.lengths import Workload
 from longrun.plan.time import UnitCosts
-from longrun.train.balance import Balance, Ranks, deal_batch
+from longrun.training.balance import Balance, Ranks, deal_batch
 
 Floats = npt.NDArray[np.float64]
 
