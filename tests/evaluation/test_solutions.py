@@ -29,6 +29,11 @@ def test_running_text_is_thinking_until_its_end_tag(parts, kinds):
     assert [kind.name for kind, _ in name_parts(parts)] == kinds
 
 
+def test_thinking_ends_at_the_last_tag_outside_tool_output():
+    pieces = name_parts([(None, "a</think>b"), CODE, (None, "c</think>\nd"), OUTPUT, (None, "e")])
+    assert [text for kind, text in pieces if kind == SpanKind.ANSWER] == ["d", "e"]
+
+
 def test_a_tag_in_tool_output_does_not_end_the_thinking():
     pieces = name_parts([(None, "<think>a"), CODE, OUTPUT, (None, "b</think>\nc")])
     assert pieces[-2:] == [(SpanKind.THINKING, "b</think>\n"), (SpanKind.ANSWER, "c")]

@@ -43,6 +43,13 @@ def test_a_template_may_have_opened_the_thinking():
     assert kinds("Hm.\n</think>\nYes.") == [("THINKING", "Hm.\n</think>\n"), ("ANSWER", "Yes.")]
 
 
+def test_thinking_ends_at_the_last_tag_that_the_model_wrote():
+    text = f"a</think>\nb {CALL}```output\n</think>\n```\nc</think>\nd"
+    assert [piece for kind, piece in kinds(text) if kind == "ANSWER"] == ["d"]
+    late = f"a</think>\nb {CALL}```output\n</think>\n```\nc"
+    assert [piece for kind, piece in kinds(late) if kind == "ANSWER"] == ["b ", "c"]
+
+
 def test_code_after_the_thinking_is_code_and_the_rest_answer():
     text = f"<think>a</think>\nNow {CALL}{OUTPUT}done"
     assert [kind for kind, _ in kinds(text)] == [

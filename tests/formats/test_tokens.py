@@ -62,6 +62,23 @@ def test_a_tokenizer_that_is_not_byte_level_has_no_byte_lengths(folder, tmp_path
     assert ExactTokenizer(tmp_path, STOP).byte_lengths() is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
+        {"pre_tokenizer": {"type": "Split", "behavior": "Removed"}},
+        {"added_tokens": [{"id": 0, "content": STOP, "special": True, "rstrip": True}]},
+    ],
+)
+def test_a_tokenizer_that_may_change_ascii_text_says_so(folder, tmp_path, change):
+    assert ExactTokenizer(folder, STOP).keeps_ascii
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | change))
+    assert not ExactTokenizer(tmp_path, STOP).keeps_ascii
+
+
 def test_a_stop_that_is_no_token_is_refused(folder):
     with pytest.raises(InputError, match=r"tokenizer\.json: has no token '<\|eot\|>'"):
         ExactTokenizer(folder, "<|eot|>")

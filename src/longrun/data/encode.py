@@ -7,7 +7,9 @@ and an output is encoded when it is appended. Inside a run nothing is cut: ``</t
 may share a token with its neighbour.
 
 Span borders inside a run are found afterwards, from the bytes that each token stands for; a token
-that lies across a border belongs to the earlier span::
+that lies across a border belongs to the earlier span. Where the text after the first border is
+ASCII only its tokens are looked at, counted from the end; else all are, and their bytes must be
+those of the text::
 
     text     t o o l \n \n S o        border of the pieces after byte 5
     tokens   tool | \n\n | So
@@ -19,9 +21,10 @@ Two engines give the same tokens: gigatoken, about a hundred times faster, is us
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import gigatoken
@@ -81,20 +84,21 @@ class _Texts:
     """Of every piece: its text."""
     offsets: list[int] = field(default_factory=list)
     """Of every piece: its first byte in its text; 0: it begins the text."""
+    tails: list[int] = field(default_factory=list)
+    """Of every text of several pieces: bytes after the first, if they are ASCII; otherwise 0."""
     first_pieces: list[int] = field(default_factory=lambda: [0])
     first_texts: list[int] = field(default_factory=lambda: [0])
     """Of every document, and one more."""
 
-    def add(self, pieces: Iterable[RawPiece]) -> None:
-        """Add one text; its pieces joined are the text."""
-        position, parts = 0, []
-        for kind, piece in pieces:
-            self.kinds.append(kind)
-            self.owners.append(len(self.texts))
-            self.offsets.append(position)
-            parts.append(piece)
-            position += len(piece)
+    def add(self, pieces: Sequence[RawPiece]) -> None:
+        """Add one text of several pieces; joined they are the text."""
+        parts = [part for _, part in pieces]
+        self.kinds += [kind for kind, _ in pieces]
+        self.owners += [len(self.texts)] * len(parts)
+        self.offsets += accumulate(map(len, parts[:-1]), initial=0)
         self.texts.append(b"".join(parts))
+        tail = len(self.texts[-1]) - len(parts[0])
+        self.tails.append(tail if all(map(bytes.isascii, parts[1:])) else 0)
 
     def add_whole(self, kind: int, text: bytes) -> None:
         """Add a text of one piece."""
@@ -230,18 +234,27 @@ class Encoder:
         inner = np.flatnonzero(offsets)
         if not len(inner):
             return starts
-        several = np.unique(owners[inner])
-        if self.byte_lengths is None:
-            unsure = several
-        else:
-            # Bytes up to the end of each token; a batch holds far fewer than 2^31.
-            ends = np.cumsum(self.byte_lengths.take(tokens), dtype=np.int32)
-            before = np.append(0, ends[bounds[1:] - 1] * (bounds[1:] > 0))
-            wanted = before[owners[inner]] + offsets[inner]
-            starts[inner] = np.searchsorted(ends, wanted.astype(np.int32), side="left") + 1
-            sizes = [len(texts.texts[text]) for text in several.tolist()]
+        unsure = several = np.unique(owners[inner])
+        if self.byte_lengths is not None:
+            sizes = np.array([len(texts.texts[text]) for text in several.tolist()])
+            tails = np.array(texts.tails)
+            whole = tails == 0
+            if not self.tokenizer.keeps_ascii:
+                whole[:] = True
+            # The tokens looked at, R in all: the last ones, or all, of every text with borders.
+            begin, last = bounds[several], bounds[several + 1]
+            first = np.where(whole, begin, np.maximum(begin, last - tails))
+            rows = np.append(0, np.cumsum(last - first))
+            parts = [tokens[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+            # [R + 1] bytes before each token; a batch holds far fewer than 2^31.
+            before = np.zeros(rows[-1] + 1, np.int32)
+            np.cumsum(self.byte_lengths.take(np.concatenate(parts)), out=before[1:])
+            of_text = np.searchsorted(several, owners[inner])
+            wanted = before[rows[of_text + 1]] - (sizes[of_text] - offsets[inner])
+            found = np.searchsorted(before[:-1], wanted.astype(np.int32), side="left")
+            starts[inner] = found - rows[of_text] + first[of_text]
             # Normalization changed the text: only the tokenizer knows where its characters went.
-            unsure = several[before[several + 1] - before[several] != sizes]
+            unsure = several[whole & (np.diff(before[rows]) != sizes)]
         for text in unsure.tolist():
             mine = np.flatnonzero(owners == text)
             starts[mine] = bounds[text] + self._exact_starts(texts.texts[text], offsets[mine])

@@ -31,17 +31,13 @@ packs of every pass in the same way, by its own seed.
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from longrun.data.packing_loops import (
-    Int32s,
-    Int64s,
-    fill_exactly,
-    fit_best,
-    fit_next,
-    run_loop,
-    shuffle_inside,
-)
+from longrun.data.packing_loops import fill_exactly, fit_best, fit_next, run_loop, shuffle_inside
 from longrun.formats.plans import spread_packs
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 
 class Packing(NamedTuple):
@@ -74,13 +70,13 @@ def pack(lengths: Int32s, pack_size: int, strategy: str, seed: tuple[int, ...]) 
         order = np.argsort(-lengths.astype(np.int64), kind="stable")
         packing = _by_pack(run_loop(fit_best, lengths, order, pack_size))
     elif strategy == "none":
-        packing = _by_pack(np.arange(len(lengths), dtype=np.int32))
+        packing = _by_pack(np.arange(len(lengths)))
     else:
         raise ValueError(f"unknown strategy {strategy!r}")
     return _mix(packing, rng)
 
 
-def _by_pack(packs: Int32s) -> Packing:
+def _by_pack(packs: Int64s) -> Packing:
     """Turn [N] pack numbers into documents in pack order and starts."""
     starts = np.append(0, np.cumsum(np.bincount(packs)))
     return Packing(np.argsort(packs, kind="stable"), starts)
@@ -93,5 +89,5 @@ def _mix(packing: Packing, rng: np.random.Generator) -> Packing:
     starts = np.append(0, np.cumsum(sizes[order]))
     within = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes[order])
     documents = packing.documents[np.repeat(packing.starts[order], sizes[order]) + within]
-    run_loop(shuffle_inside, documents, starts, rng.random(len(documents)))
-    return Packing(documents, starts)
+    mixed = run_loop(shuffle_inside, documents, starts, rng.random(len(documents)))
+    return Packing(mixed, starts)

@@ -1,53 +1,80 @@
-"""The inner loops of packing: plain Python over arrays that numba can compile.
+"""The inner loops of packing: plain Python that numba can compile.
 
-Below ``COMPILE_FROM`` documents they run as they are, because compiling takes longer than the
-work; above, the very same functions are compiled, once per installation. What they compute, and
-a worked trace, is in ``longrun.data.packing``.
+Below ``COMPILE_FROM`` documents they run as they are on lists, whose numbers Python reads several
+times as fast as those of arrays, because compiling takes longer than the work; above, the very same
+functions are compiled for arrays, once per installation. What they compute, and a worked trace, is
+in ``longrun.data.packing``.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-COMPILE_FROM = 60_000
-"""Documents from which on compiling pays: about 2.5 s against 18 us a document."""
+COMPILE_FROM = 150_000
+"""Documents from which on compiling pays, at 4 us a document that is not compiled: compiling takes
+2.5 s, loading what was compiled before 0.5 s."""
 _CANDIDATES = 8
 """Fitting documents among which a pack draws."""
 _LOOK_AHEAD = 64
 """Waiting documents that are looked at for candidates."""
-_FILLS_ALONE = 4.0
+_FILLS_ALONE = 4
 """Weight of a candidate that makes the pack full by itself; else the number of complements."""
 
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+Numbers = Any
+"""Numbers by position: a list, or, compiled, an array."""
 Loop = Callable[..., Any]
 
 
-def run_loop(loop: Loop, documents: npt.NDArray[Any], *arguments: Any) -> Any:
-    """Call one of the loops below, compiled when there are many documents."""
+def run_loop(loop: Loop, documents: Numbers, *arguments: Any) -> Any:
+    """Call one of the loops below with arrays, compiled when there are many documents.
+
+    ``documents`` has a number for each document. What the loop returns is arrays of int64.
+    """
     if len(documents) < COMPILE_FROM:
-        return loop(documents, *arguments)
-    return compiled(loop)(documents, *arguments)
+        given = [one.tolist() if isinstance(one, np.ndarray) else one for one in arguments]
+        found = loop(documents.tolist(), *given)
+    else:
+        found = compiled(loop)(documents, *arguments)
+    if isinstance(found, tuple):
+        return tuple(np.asarray(one, np.int64) for one in found)
+    return np.asarray(found, np.int64)
 
 
 def compiled(loop: Loop) -> Loop:
     """Return ``loop`` compiled by numba; the result is kept on disk for the next process."""
     import numba
-    from numba.extending import register_jitable
 
-    for part in _PARTS:
-        register_jitable(part)
+    _tell_numba()
     result: Loop = numba.njit(cache=True)(loop)
     return result
 
 
-def fit_next(lengths: Int32s, pack_size: int) -> Int64s:
+@lru_cache(maxsize=1)
+def _tell_numba() -> None:
+    """Register what the loops call."""
+    from numba.extending import overload, register_jitable
+
+    for part in _PARTS:
+        register_jitable(part)
+    overload(_numbers)(lambda count, value: lambda count, value: np.full(count, value, np.int64))
+    overload(_flags)(lambda count: lambda count: np.zeros(count, np.bool_))
+
+
+def _numbers(count: int, value: int) -> Numbers:
+    """Return ``count`` integers, all ``value``; compiled, an array."""
+    return [value] * count
+
+
+def _flags(count: int) -> Numbers:
+    """Return ``count`` times false; compiled, an array."""
+    return [False] * count
+
+
+def fit_next(lengths: Numbers, pack_size: int) -> Numbers:
     """Return [P + 1] starts: a pack ends at the first document that does not fit."""
-    starts = np.zeros(len(lengths) + 1, np.int64)
+    starts = _numbers(len(lengths) + 1, 0)
     num_packs, room = 0, 0
     for document in range(len(lengths)):
         length = lengths[document]
@@ -60,8 +87,8 @@ def fit_next(lengths: Int32s, pack_size: int) -> Int64s:
     return starts[: num_packs + 1]
 
 
-def shuffle_inside(documents: Int64s, starts: Int64s, uniform: Floats) -> None:
-    """Shuffle the documents [N] of each pack in place; ``uniform`` [N] are the random numbers."""
+def shuffle_inside(documents: Numbers, starts: Numbers, uniform: Numbers) -> Numbers:
+    """Return ``documents`` [N], shuffled in place inside packs; ``uniform`` [N] are random."""
     for number in range(len(starts) - 1):
         begin = starts[number]
         for place in range(starts[number + 1] - 1, begin, -1):
@@ -69,9 +96,10 @@ def shuffle_inside(documents: Int64s, starts: Int64s, uniform: Floats) -> None:
             kept = documents[place]
             documents[place] = documents[other]
             documents[other] = kept
+    return documents
 
 
-def fit_best(lengths: Int32s, order: Int64s, pack_size: int) -> Int32s:
+def fit_best(lengths: Numbers, order: Numbers, pack_size: int) -> Numbers:
     """Return [N] the pack of each document, taken in ``order``, each where it fits best.
 
     Open packs lie on one stack per amount of room. ``some`` is a binary tree over the amounts in
@@ -81,10 +109,10 @@ def fit_best(lengths: Int32s, order: Int64s, pack_size: int) -> Int32s:
     leaves = 1
     while leaves <= pack_size:
         leaves *= 2
-    some = np.zeros(2 * leaves, np.bool_)
-    top = np.full(pack_size + 1, -1, np.int64)
-    below = np.full(len(lengths), -1, np.int64)
-    packs = np.zeros(len(lengths), np.int32)
+    some = _flags(2 * leaves)
+    top = _numbers(pack_size + 1, -1)
+    below = _numbers(len(lengths), -1)
+    packs = _numbers(len(lengths), 0)
     num_packs = 0
     for document in order:
         length = lengths[document]
@@ -105,7 +133,7 @@ def fit_best(lengths: Int32s, order: Int64s, pack_size: int) -> Int32s:
     return packs
 
 
-def _least_at_least(some: Bools, amount: int) -> int:
+def _least_at_least(some: Numbers, amount: int) -> int:
     """Return the smallest marked amount of at least ``amount``; -1: there is none."""
     leaves = len(some) // 2
     node = leaves + amount
@@ -121,14 +149,14 @@ def _least_at_least(some: Bools, amount: int) -> int:
     return node - leaves
 
 
-def _mark(some: Bools, amount: int) -> None:
+def _mark(some: Numbers, amount: int) -> None:
     node = len(some) // 2 + amount
     while node >= 1 and not some[node]:
         some[node] = True
         node //= 2
 
 
-def _unmark(some: Bools, amount: int) -> None:
+def _unmark(some: Numbers, amount: int) -> None:
     node = len(some) // 2 + amount
     some[node] = False
     node //= 2
@@ -140,34 +168,34 @@ def _unmark(some: Bools, amount: int) -> None:
 class _Waiting(NamedTuple):
     """The documents that are not in a pack yet. N documents, lengths up to C."""
 
-    lengths: Int32s
+    lengths: Numbers
     """[N]."""
-    order: Int64s
+    order: Numbers
     """[N] in which they wait."""
-    used: Bools
+    used: Numbers
     """[N] whether a document is in a pack."""
-    left: Int64s
+    left: Numbers
     """[C + 1] documents of each length that wait."""
-    fits: Int64s
+    fits: Numbers
     """[C + 1] leads from x to the longest waiting length of at most x: follow it until it
     stays. Lengths only ever run out, so paths only ever get shorter."""
-    by_length: Int64s
+    by_length: Numbers
     """[N] documents of length 1 in waiting order, then of length 2, ..."""
-    next_of: Int64s
+    next_of: Numbers
     """[C + 2] where in ``by_length`` the next document of a length is found, or one before."""
 
 
 def fill_exactly(
-    lengths: Int32s, order: Int64s, uniform: Floats, pack_size: int
-) -> tuple[Int64s, Int64s]:
+    lengths: Numbers, order: Numbers, uniform: Numbers, pack_size: int
+) -> tuple[Numbers, Numbers]:
     """Return [N] documents in pack order and [P + 1] starts; see ``longrun.data.packing``.
 
     ``order`` [N] is the order of waiting, ``uniform`` [N] the random numbers of the draws.
     """
     waiting = _index(lengths, order, pack_size)
-    documents = np.zeros(len(lengths), np.int64)
-    starts = np.zeros(len(lengths) + 1, np.int64)
-    candidates, weights = np.zeros(_CANDIDATES, np.int64), np.zeros(_CANDIDATES)
+    documents = _numbers(len(lengths), 0)
+    starts = _numbers(len(lengths) + 1, 0)
+    candidates, weights = _numbers(_CANDIDATES, 0), _numbers(_CANDIDATES, 0)
     head, num_packs, room, complement = 0, 0, 0, 0
     for taken in range(len(lengths)):
         longest = _longest_fitting(waiting.fits, room)
@@ -184,7 +212,7 @@ def fill_exactly(
             complement = 0
         else:
             found = _look_ahead(waiting, head, room, candidates, weights)
-            pick = 0 if 2 * room > pack_size else _draw(weights[:found], uniform[taken])
+            pick = 0 if 2 * room > pack_size else _draw(weights, found, uniform[taken])
             if found == 0 or pick < 0:
                 chosen = _next_of_length(waiting, longest)
             else:
@@ -198,27 +226,27 @@ def fill_exactly(
     return documents, starts[: num_packs + 1]
 
 
-def _index(lengths: Int32s, order: Int64s, pack_size: int) -> _Waiting:
+def _index(lengths: Numbers, order: Numbers, pack_size: int) -> _Waiting:
     num = len(lengths)
-    left = np.zeros(pack_size + 1, np.int64)
+    left = _numbers(pack_size + 1, 0)
     for document in range(num):
         left[lengths[document]] += 1
-    next_of = np.zeros(pack_size + 2, np.int64)
-    fits = np.zeros(pack_size + 1, np.int64)
+    next_of = _numbers(pack_size + 2, 0)
+    fits = _numbers(pack_size + 1, 0)
     for length in range(1, pack_size + 1):
         next_of[length + 1] = next_of[length] + left[length]
         fits[length] = length if left[length] > 0 else fits[length - 1]
     slots = next_of.copy()
-    by_length = np.zeros(num, np.int64)
+    by_length = _numbers(num, 0)
     for document in order:
         length = lengths[document]
         by_length[slots[length]] = document
         slots[length] += 1
-    used = np.zeros(num, np.bool_)
+    used = _flags(num)
     return _Waiting(lengths, order, used, left, fits, by_length, next_of)
 
 
-def _longest_fitting(fits: Int64s, room: int) -> int:
+def _longest_fitting(fits: Numbers, room: int) -> int:
     """Return the longest waiting length of at most ``room``; 0: there is none."""
     length = room
     while fits[length] != length:
@@ -233,11 +261,11 @@ def _next_of_length(waiting: _Waiting, length: int) -> int:
     while waiting.used[waiting.by_length[place]]:
         place += 1
     waiting.next_of[length] = place
-    return int(waiting.by_length[place])
+    return waiting.by_length[place]  # type: ignore[no-any-return]
 
 
 def _look_ahead(
-    waiting: _Waiting, head: int, room: int, candidates: Int64s, weights: Floats
+    waiting: _Waiting, head: int, room: int, candidates: Numbers, weights: Numbers
 ) -> int:
     """Find the next waiting documents that fit into ``room``; return how many.
 
@@ -256,18 +284,20 @@ def _look_ahead(
         candidates[found] = document
         weights[found] = _FILLS_ALONE
         if length < room:
-            itself = 1.0 if 2 * length == room else 0.0
+            itself = 1 if 2 * length == room else 0
             weights[found] = waiting.left[room - length] - itself
         found += 1
     return found
 
 
-def _draw(weights: Floats, uniform: float) -> int:
-    """Return an index with probability proportional to its weight; -1: all weights are 0."""
-    rest = uniform * weights.sum()
-    chosen = -1
-    for pick in range(len(weights)):
-        if weights[pick] > 0.0:
+def _draw(weights: Numbers, num: int, uniform: float) -> int:
+    """Return an index below ``num``, drawn by weight; -1: all weights are 0."""
+    total = 0
+    for pick in range(num):
+        total += weights[pick]
+    rest, chosen = uniform * total, -1
+    for pick in range(num):
+        if weights[pick] > 0:
             chosen = pick
             rest -= weights[pick]
             if rest < 0.0:

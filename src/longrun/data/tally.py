@@ -24,7 +24,7 @@ from longrun.formats.spans import SpanKind
 _BUDGET = re.compile(BUDGET_PATTERN)
 LENGTH_EDGES: tuple[int, ...] = (0, *(round(2 ** (step / 8)) for step in range(32, 169)))
 """Bins of document lengths in tokens: eight to an octave from 16 to 2 million."""
-_HISTOGRAM_EDGES = (*LENGTH_EDGES[:-1], np.inf)
+_LOWER_EDGES = np.array(LENGTH_EDGES[:-1])
 """The last bin also takes whatever is longer."""
 
 
@@ -68,8 +68,9 @@ class Tally(msgspec.Struct, kw_only=True):
                 self.ledger.keep(count, tokens=tokens)
                 _add(self.documents, {split: count})
                 _add(self.tokens, {split: tokens})
+        bins = np.searchsorted(_LOWER_EDGES, lengths, side="right") - 1
         for mode in np.unique(modes[kept]).tolist():
-            found = np.histogram(lengths[kept & (modes == mode)], _HISTOGRAM_EDGES)[0]
+            found = np.bincount(bins[kept & (modes == mode)], minlength=len(_LOWER_EDGES))
             counts = self.lengths.get(mode, [0] * len(found))
             self.lengths[mode] = [
                 one + two for one, two in zip(counts, found.tolist(), strict=True)

@@ -88,22 +88,23 @@ class Solution:
 
 
 def name_parts(parts: list[Part]) -> list[Piece]:
-    """Name running text: thinking up to ``</think>`` and its newlines, answer after that.
+    """Name running text: thinking up to the last ``</think>`` and its newlines, answer after that.
 
     Without ``</think>`` all is answer, unless the text opens with ``<think>`` (it was cut).
     """
+    ends = [at for at, (kind, text) in enumerate(parts) if kind is None and THINK_END in text]
     running = "".join(text for kind, text in parts if kind is None)
-    thinks = THINK_END in running or running.lstrip().startswith(THINK_BEGIN)
+    cut = not ends and running.lstrip().startswith(THINK_BEGIN)
+    last = len(parts) if cut else max(ends, default=-1)
     pieces: list[Piece] = []
-    for kind, text in parts:
+    for at, (kind, text) in enumerate(parts):
         if kind is not None:
             pieces.append((kind, text))
-        elif not thinks:
-            pieces.append((SpanKind.ANSWER, text))
+        elif at != last:
+            pieces.append((SpanKind.THINKING if at < last else SpanKind.ANSWER, text))
         else:
-            before, mark, after = text.partition(THINK_END)
+            before, mark, after = text.rpartition(THINK_END)
             answer = after.lstrip("\n")
             newlines = "\n" * (len(after) - len(answer))
             pieces += [(SpanKind.THINKING, before + mark + newlines), (SpanKind.ANSWER, answer)]
-            thinks = not mark
     return [(kind, text) for kind, text in pieces if text]

@@ -12,6 +12,7 @@ a call, so the same words inside the reasoning stay reasoning. Nothing is ever c
 joined are the text. Text is UTF-8 bytes here, because the borders of spans are counted in bytes.
 """
 
+import re
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -47,8 +48,9 @@ WRITTEN_BY_TOOL = frozenset({SpanKind.TOOL_OUTPUT, SpanKind.NOTICE})
 def split_response(text: bytes, code: CodeStyle | None) -> list[RawPiece]:
     """Cut a solution into typed pieces; the pieces joined are ``text``.
 
-    Thinking runs up to and including ``</think>`` and the newlines after it; without such a tag
-    the whole is an answer. ``code`` None: code calls are ordinary text (modes without a tool).
+    Thinking runs up to and including the last ``</think>`` and the newlines after it; without such
+    a tag the whole is an answer. ``code`` None: code calls are ordinary text, as in modes without a
+    tool.
 
     Raises:
         InputError: a tag is opened and never closed, closed and never opened, or opened twice.
@@ -65,6 +67,8 @@ class _Tags(NamedTuple):
     begin: bytes
     end: bytes
     """Without the newline after it."""
+    marks: re.Pattern[bytes]
+    """Finds the beginnings of calls and, unless these are bare fences, their ends."""
     output_begin: bytes
     output_end: bytes
     notice_begin: bytes
@@ -75,16 +79,21 @@ class _Tags(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _tags_of(code: CodeStyle) -> _Tags:
-    end = code.end.rstrip("\n").encode()
-    begin = code.begin.encode()
+    begin, end = code.begin.encode(), code.end.rstrip("\n").encode()
+    fenced = begin.startswith(end)
+    tags = [begin] if fenced else [begin, end]
+    # With the same first byte written once, ``re`` looks for it before it compares anything.
+    first = begin[:1] if end.startswith(begin[:1]) else b""
+    rest = b"|".join(re.escape(tag[len(first) :]) for tag in tags)
     return _Tags(
         begin=begin,
         end=end,
+        marks=re.compile(re.escape(first) + b"(?:" + rest + b")"),
         output_begin=code.output_begin.encode(),
         output_end=code.output_end.encode(),
         notice_begin=code.notice_begin.encode(),
         notice_end=code.notice_end.rstrip().encode(),
-        fenced=begin.startswith(end),
+        fenced=fenced,
     )
 
 
@@ -94,51 +103,52 @@ class _Cutter:
     def __init__(self, text: bytes, tags: _Tags) -> None:
         self.text = text
         self.tags = tags
+        self.marks = [
+            (mark.start(), mark.group() == tags.begin) for mark in tags.marks.finditer(text)
+        ]
+        """Where a call begins (True) or ends."""
 
     def cut(self) -> list[tuple[SpanKind | None, bytes]]:
         found: list[tuple[SpanKind | None, bytes]] = []
-        position, begin = 0, self._next_call(0)
-        while begin >= 0:
-            found.append((None, self._gap(position, begin)))
-            end = self._end_of_call(begin)
-            following = self._next_call(end)
+        text, position = self.text, 0
+        for at, (begin, opens) in enumerate(self.marks):
+            if begin < position:
+                continue  # the end of a call, or what looks like a tag in an output
+            if not opens:
+                end_tag = _shown(self.tags.end)
+                raise InputError(f"{end_tag} closes a code call that was never opened")
+            end, following = self._end_of_call(at)
             output = self._end_of_output(end, following)
+            found.append((None, text[position:begin]))
             position = self._end_of_notice(output)
-            found.append((SpanKind.CODE, self.text[begin:end]))
-            found.append((SpanKind.TOOL_OUTPUT, self.text[end:output]))
-            found.append((SpanKind.NOTICE, self.text[output:position]))
-            # An output may show what looks like the beginning of a call.
-            begin = following if following >= position else self._next_call(position)
-        found.append((None, self._gap(position, len(self.text))))
+            found.append((SpanKind.CODE, text[begin:end]))
+            found.append((SpanKind.TOOL_OUTPUT, text[end:output]))
+            found.append((SpanKind.NOTICE, text[output:position]))
+        found.append((None, text[position:]))
         return [(kind, piece) for kind, piece in found if piece]
 
-    def _next_call(self, position: int) -> int:
-        return self.text.find(self.tags.begin, position)
-
-    def _gap(self, begin: int, end: int) -> bytes:
-        if not self.tags.fenced and self.text.find(self.tags.end, begin, end) >= 0:
-            raise InputError(f"{_shown(self.tags.end)} closes a code call that was never opened")
-        return self.text[begin:end]
-
-    def _end_of_call(self, begin: int) -> int:
-        inside = begin + len(self.tags.begin)
-        if self.tags.fenced:
-            end = self._after_fence(inside - 1, b"\n" + self.tags.end)
+    def _end_of_call(self, at: int) -> tuple[int, int]:
+        """Return where the call that mark ``at`` begins ends, and where the next one begins."""
+        text, tags, marks = self.text, self.tags, self.marks
+        begin = marks[at][0]
+        after = at + 1
+        if tags.fenced:
+            end = self._after_fence(begin + len(tags.begin) - 1, b"\n" + tags.end)
         else:
-            found = self.text.find(self.tags.end, inside)
-            end = found + len(self.tags.end) if found >= 0 else -1
-            end += self.text.startswith(b"\n", end) if end >= 0 else 0
+            end = marks[after][0] + len(tags.end) if after < len(marks) else -1
+            end += text.startswith(b"\n", end) if end >= 0 else 0
         if end < 0:
-            raise _never_closed(self.tags.begin, begin)
-        again = self.text.find(self.tags.begin, inside, end)
-        if again >= 0:
-            raise InputError(f"{_shown(self.tags.begin)} at byte {again} is inside a call")
-        return end
+            raise _never_closed(tags.begin, begin)
+        if after < len(marks) and marks[after][1] and marks[after][0] < end:
+            raise InputError(f"{_shown(tags.begin)} at byte {marks[after][0]} is inside a call")
+        while after < len(marks) and not marks[after][1]:
+            after += 1
+        return end, marks[after][0] if after < len(marks) else len(text)
 
     def _end_of_output(self, position: int, next_call: int) -> int:
         """Return the end of the output that begins at ``position``, or ``position``: none does.
 
-        ``next_call``: where the next call begins; -1: nowhere.
+        ``next_call``: where the next call begins, or the end of the text.
         An output may itself contain fences: the one followed by a notice closes it; without a
         notice before the next call, the first fence on a line of its own does.
         """
@@ -150,7 +160,7 @@ class _Cutter:
             return position
         inside = begin + len(tags.output_begin)
         closing = b"\n" + tags.output_end + tags.notice_begin
-        end = text.find(closing, inside - 1, next_call if next_call >= 0 else len(text))
+        end = text.find(closing, inside - 1, next_call)
         if end >= 0:
             return end + 1 + len(tags.output_end)
         end = self._after_fence(inside - 1, b"\n" + tags.output_end.rstrip())
@@ -178,9 +188,10 @@ class _Cutter:
 
 
 def _name_gaps(cut: list[tuple[SpanKind | None, bytes]]) -> list[RawPiece]:
-    """Name the text between calls: thinking up to ``</think>``, then answer."""
-    ends = [-1 if kind is not None else piece.find(_THINK_END) for kind, piece in cut]
-    last = next((at for at, end in enumerate(ends) if end >= 0), -1)
+    """Name the text between calls: thinking up to the last ``</think>``, then answer."""
+    last, end = len(cut) - 1, -1
+    while last >= 0 and (cut[last][0] is not None or (end := cut[last][1].rfind(_THINK_END)) < 0):
+        last -= 1
     if last < 0 and cut and cut[0][0] is None and cut[0][1].lstrip().startswith(_THINK_BEGIN):
         raise InputError(f"{THINK_BEGIN!r} is never closed")
     pieces: list[RawPiece] = []
@@ -188,7 +199,7 @@ def _name_gaps(cut: list[tuple[SpanKind | None, bytes]]) -> list[RawPiece]:
         if kind is not None:
             pieces.append((kind, piece))
         elif at == last:
-            end = ends[at] + len(_THINK_END)
+            end += len(_THINK_END)
             while piece.startswith(b"\n", end):
                 end += 1
             pieces += [(SpanKind.THINKING, piece[:end]), (SpanKind.ANSWER, piece[end:])]

@@ -45,12 +45,16 @@ class AddedToken(msgspec.Struct):
     id: int
     content: str
     special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
 
 
 class TokenizerFile(msgspec.Struct):
     """The parts of ``tokenizer.json`` that are read here."""
 
     added_tokens: list[AddedToken] = []
+    normalizer: Any = None
+    pre_tokenizer: Any = None
     decoder: Any = None
 
 
@@ -165,6 +169,15 @@ class ExactTokenizer:
             lengths[added.id] = len(added.content.encode())
         return lengths.astype(np.uint8) if lengths.max() < 256 else lengths
 
+    @cached_property
+    def keeps_ascii(self) -> bool:
+        """Whether tokens of ASCII text stand for that text, byte for byte, whatever is before it.
+
+        Unicode's composed form changes no ASCII character and composes nothing across one.
+        """
+        strips = any(added.lstrip or added.rstrip for added in self._file.added_tokens)
+        return not strips and _keeps_ascii(self._file.normalizer, self._file.pre_tokenizer)
+
     def forget(self) -> None:
         """Free what was loaded to encode (about 80 MB); it is loaded again when it is needed."""
         for name in ("_whole", "_text"):
@@ -237,6 +250,25 @@ def decode_file(path: Path, content: bytes) -> TokenizerFile:
         return msgspec.json.decode(content, type=TokenizerFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError.at(path, None, f"is damaged ({error}); fetch it again") from None
+
+
+def _keeps_ascii(*components: Any) -> bool:
+    """Say whether normalizers and pre-tokenizers are known to add, drop and change no ASCII."""
+    for component in components:
+        match component:
+            case (
+                None | {"type": "NFC" | "Digits"} | {"type": "ByteLevel", "add_prefix_space": False}
+            ):
+                pass
+            case {"type": "Split", "behavior": str(behavior)} if behavior != "Removed":
+                pass
+            case {"type": "Sequence"}:
+                parts = component.get("normalizers", []) + component.get("pretokenizers", [])
+                if not _keeps_ascii(*parts):
+                    return False
+            case _:
+                return False
+    return True
 
 
 def _hidden(token: str) -> str:
