@@ -114,7 +114,7 @@ def _batches(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
     size = 0
     for draft in drafts:
         batch.append(draft)
-        size += len(draft.prompt) + sum(len(piece) for run in draft.runs for _, piece in run)
+        size += len(draft.prompt) + sum(len(run.text) for run in draft.runs)
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -123,7 +123,7 @@ def _batches(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 
 
 def _texts(draft: Draft, tokenizer: ExactTokenizer) -> list[bytes]:
-    runs = [b"".join(piece for _, piece in run) for run in draft.runs]
+    runs = [run.text for run in draft.runs]
     return [draft.prompt.encode(), *runs, tokenizer.stop.encode()]
 
 

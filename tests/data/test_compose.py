@@ -7,6 +7,7 @@ from longrun.data.compose import (
     Composer,
     Draft,
     Dropped,
+    Run,
     cut_runs,
     find_budget,
     is_held_out,
@@ -54,7 +55,8 @@ def tir(solution: str) -> dict[str, object]:
     ],
 )
 def test_the_code_budget_is_what_the_first_notice_leaves_and_one(notices, budget):
-    assert find_budget([(SpanKind.NOTICE, notice.encode()) for notice in notices]) == budget
+    runs = [Run(notice.encode(), [SpanKind.NOTICE], [0]) for notice in notices]
+    assert find_budget(runs) == budget
 
 
 def test_the_budget_stands_in_the_prompt(compose):
@@ -104,7 +106,7 @@ def test_columns_are_mapped_before_they_are_checked(compose):
     }  # fmt: skip
     draft = compose(raw, columns)
     assert "1+1?<|im_end|>" in draft.prompt
-    assert draft.runs == [[(SpanKind.ANSWER, b"2!")]]
+    assert draft.runs == [Run(b"2!", [SpanKind.ANSWER], [0])]
 
 
 def test_an_unknown_mode_is_an_error(compose, record):
@@ -113,11 +115,18 @@ def test_an_unknown_mode_is_an_error(compose, record):
 
 
 def test_runs_are_what_one_writer_writes_in_one_go():
-    pieces = [
-        (SpanKind.THINKING, b"a"), (SpanKind.CODE, b"b"), (SpanKind.TOOL_OUTPUT, b"c"),
-        (SpanKind.NOTICE, b"d"), (SpanKind.THINKING, b"e"), (SpanKind.ANSWER, b"f"),
+    borders = [
+        (SpanKind.THINKING, 2), (SpanKind.CODE, 3), (SpanKind.TOOL_OUTPUT, 4),
+        (SpanKind.NOTICE, 6), (SpanKind.THINKING, 7), (SpanKind.ANSWER, 8),
     ]  # fmt: skip
-    assert cut_runs(pieces) == [pieces[:2], pieces[2:4], pieces[4:]]
+    runs = cut_runs(b"aabcddef", borders)
+    assert runs == [
+        Run(b"aab", [SpanKind.THINKING, SpanKind.CODE], [0, 2]),
+        Run(b"cdd", [SpanKind.TOOL_OUTPUT, SpanKind.NOTICE], [0, 1]),
+        Run(b"ef", [SpanKind.THINKING, SpanKind.ANSWER], [0, 1]),
+    ]
+    assert list(runs[0].pieces()) == [(SpanKind.THINKING, b"aa"), (SpanKind.CODE, b"b")]
+    assert cut_runs(b"", []) == []
 
 
 def test_the_identity_of_a_problem_is_stable_and_blind_to_white_space():

@@ -3,6 +3,7 @@ import operator
 import random
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from longrun.data import encode
-from longrun.data.compose import Composer, Draft
+from longrun.data.compose import Composer, Draft, Run
 from longrun.data.encode import Encoder, choose_engine
 from longrun.data.prepare import load_conversation
 from longrun.data.sources import SourceFile
@@ -50,8 +51,13 @@ def encoders(composer):
 def draft(composer, problem, runs) -> Draft:
     render = composer.conversation.render
     prompt = render("cot", {"problem": problem}, guard=composer.tokenizer.hide)
-    runs = [[(kind, piece.encode()) for kind, piece in run] for run in runs]
-    return Draft(0, "cot", 1, False, prompt, runs, None, len(prompt))
+    return Draft(0, "cot", 1, False, prompt, [join(run) for run in runs], None, len(prompt))
+
+
+def join(pieces) -> Run:
+    parts = [text.encode() for _, text in pieces]
+    offsets = list(accumulate(map(len, parts[:-1]), initial=0))
+    return Run(b"".join(parts), [kind for kind, _ in pieces], offsets)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -65,7 +71,7 @@ def test_spans_cover_the_tokens_and_both_engines_agree(problem, runs, composer, 
     text = ExactTokenizer.encode_text
     expected = composer.tokenizer.encode_rendered(one.prompt)
     for run in one.runs:
-        expected += text(composer.tokenizer, b"".join(piece for _, piece in run).decode())
+        expected += text(composer.tokenizer, run.text.decode())
     expected.append(composer.tokenizer.stop_id)
     assert fast.tokens.tolist() == expected * 2
     assert fast.span_lengths.sum() == len(fast.tokens)
@@ -200,7 +206,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from longrun.data import encode
-from longrun.data.compose import Draft
+from longrun.data.compose import Draft, Run
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
@@ -216,7 +222,7 @@ for most in (1, 1 << 40):
     rng = np.random.default_rng(0)
     for _ in range(6):
         text = letters[rng.integers(0, len(letters), 1_500_000)].tobytes()
-        one = Draft(0, "cot", 1, False, "x", [[(SpanKind.ANSWER, text)]], None, len(text))
+        one = Draft(0, "cot", 1, False, "x", [Run(text, [SpanKind.ANSWER], [0])], None, len(text))
         tokens.append(encoder.encode([one]).tokens)
         if encoder.has_grown():
             encoder.renew()

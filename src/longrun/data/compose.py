@@ -13,7 +13,7 @@ Each run is tokenized as one string, and so are its counterparts during generati
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,13 +25,30 @@ from longrun.data.sources import SourceFile
 from longrun.errors import InputError
 from longrun.formats.code_style import BUDGET_PATTERN
 from longrun.formats.conversation import Conversation
-from longrun.formats.spans import WRITTEN_BY_TOOL, RawPiece, SpanKind, split_response
+from longrun.formats.spans import WRITTEN_BY_TOOL, Border, SpanKind, split_response
 from longrun.formats.tokens import ExactTokenizer
 
 BUDGET_COLUMN = "total_code_executions"
 TOOL_MODE = "tir"
 _BUDGET = re.compile(BUDGET_PATTERN.encode())
 _WHITE = b" \t\n\v\f\r"
+
+
+class Run(NamedTuple):
+    """A stretch of a response that is written in one go."""
+
+    text: bytes
+    kinds: list[SpanKind]
+    """Of each piece."""
+    offsets: list[int]
+    """The first byte of each piece; the first is 0."""
+
+    def pieces(self) -> Iterator[tuple[SpanKind, bytes]]:
+        """Yield every piece; joined they are the text."""
+        for kind, begin, end in zip(
+            self.kinds, self.offsets, [*self.offsets[1:], None], strict=True
+        ):
+            yield kind, self.text[begin:end]
 
 
 class Draft(NamedTuple):
@@ -44,7 +61,7 @@ class Draft(NamedTuple):
     held_out: bool
     prompt: str
     """Rendered, with look-alikes of control tokens hidden."""
-    runs: list[list[RawPiece]]
+    runs: list[Run]
     refused_by: int | None
     """Filter that will refuse it, unless one before does so by token count."""
     size: int
@@ -102,11 +119,12 @@ class Composer:
         try:
             code = self.conversation.code if mode == TOOL_MODE else None
             response = solution.encode()
-            pieces = split_response(response, code)
+            borders = split_response(response, code)
         except InputError:
             return Dropped("unbalanced tags")
+        runs = cut_runs(response, borders)
         if mode == TOOL_MODE and self._states_budget and BUDGET_COLUMN not in record:
-            budget = self._budget(pieces)
+            budget = self._budget(runs)
             if budget is None:
                 return Dropped("no code budget")
             record = {**record, BUDGET_COLUMN: budget}
@@ -114,7 +132,7 @@ class Composer:
         identity = problem_id(problem)
         held_out = is_held_out(identity, self.config.validation_share, self.config.seed)
         size = len(prompt) + len(response)
-        return Draft(line, mode, identity, held_out, prompt, cut_runs(pieces), refused_by, size)
+        return Draft(line, mode, identity, held_out, prompt, runs, refused_by, size)
 
     @cached_property
     def _states_budget(self) -> bool:
@@ -122,23 +140,29 @@ class Composer:
         prompt = self.conversation.prompts.get(TOOL_MODE)
         return prompt is not None and BUDGET_COLUMN in prompt.fields()
 
-    def _budget(self, pieces: list[RawPiece]) -> int | None:
-        budget = find_budget(pieces)
+    def _budget(self, runs: list[Run]) -> int | None:
+        budget = find_budget(runs)
         if budget is None and self.config.missing_budget == "pass":
-            return max(1, sum(kind == SpanKind.CODE for kind, _ in pieces))
+            return max(1, sum(run.kinds.count(SpanKind.CODE) for run in runs))
         return budget
 
 
-def find_budget(pieces: list[RawPiece]) -> int | None:
+def find_budget(runs: list[Run]) -> int | None:
     """Return how many code executions were allowed, as the notices tell; None: they do not.
 
     The first number that remains, plus the call before it; 1 where only the exhausted notice is
     there.
 
-    >>> find_budget([(SpanKind.NOTICE, b"Remaining code executions: 11. Take care.")])
+    >>> find_budget([Run(b"Remaining code executions: 11. Take care.", [SpanKind.NOTICE], [0])])
     12
     """
-    notices = [text for kind, text in pieces if kind == SpanKind.NOTICE]
+    notices = [
+        text
+        for run in runs
+        if SpanKind.NOTICE in run.kinds
+        for kind, text in run.pieces()
+        if kind == SpanKind.NOTICE
+    ]
     for text in notices:
         match = _BUDGET.search(text)
         if match:
@@ -146,16 +170,23 @@ def find_budget(pieces: list[RawPiece]) -> int | None:
     return 1 if notices else None
 
 
-def cut_runs(pieces: list[RawPiece]) -> list[list[RawPiece]]:
-    """Group pieces into what the model and what the environment writes in one go."""
-    runs: list[list[RawPiece]] = []
-    by_tool = None
-    for piece in pieces:
-        if (piece[0] in WRITTEN_BY_TOOL) != by_tool:
-            by_tool = piece[0] in WRITTEN_BY_TOOL
-            runs.append([])
-        runs[-1].append(piece)
-    return runs
+def cut_runs(text: bytes, borders: list[Border]) -> list[Run]:
+    """Group pieces of ``text`` into what the model and what the environment writes in one go."""
+    groups: list[tuple[int, list[SpanKind], list[int]]] = []
+    by_tool, begin = None, 0
+    for kind, end in borders:
+        if (kind in WRITTEN_BY_TOOL) != by_tool:
+            by_tool = kind in WRITTEN_BY_TOOL
+            groups.append((begin, [], []))
+        first, kinds, offsets = groups[-1]
+        kinds.append(kind)
+        offsets.append(begin - first)
+        begin = end
+    ends = [first for first, _, _ in groups[1:]] + [len(text)]
+    return [
+        Run(text[first:end], kinds, offsets)
+        for (first, kinds, offsets), end in zip(groups, ends, strict=False)
+    ]
 
 
 def problem_id(text: str) -> int:

@@ -24,16 +24,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import gigatoken
 import numpy as np
 import numpy.typing as npt
 
-from longrun.data.compose import Draft
+from longrun.data.compose import Draft, Run
 from longrun.formats.processes import release_memory, resident_bytes
-from longrun.formats.spans import RawPiece, SpanKind
+from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
 _WORTH_BYTES = 20_000_000
@@ -90,15 +89,15 @@ class _Texts:
     first_texts: list[int] = field(default_factory=lambda: [0])
     """Of every document, and one more."""
 
-    def add(self, pieces: Sequence[RawPiece]) -> None:
-        """Add one text of several pieces; joined they are the text."""
-        parts = [part for _, part in pieces]
-        self.kinds += [kind for kind, _ in pieces]
-        self.owners += [len(self.texts)] * len(parts)
-        self.offsets += accumulate(map(len, parts[:-1]), initial=0)
-        self.texts.append(b"".join(parts))
-        tail = len(self.texts[-1]) - len(parts[0])
-        self.tails.append(tail if all(map(bytes.isascii, parts[1:])) else 0)
+    def add(self, run: Run) -> None:
+        """Add the text of a run."""
+        self.kinds += run.kinds
+        self.owners += [len(self.texts)] * len(run.kinds)
+        self.offsets += run.offsets
+        self.texts.append(run.text)
+        if len(run.offsets) > 1:
+            tail = run.text[run.offsets[1] :]
+            self.tails.append(len(tail) if tail.isascii() else 0)
 
     def add_whole(self, kind: int, text: bytes) -> None:
         """Add a text of one piece."""
@@ -172,10 +171,7 @@ class Encoder:
                 texts.hidden.append(len(texts.texts))
             texts.add_whole(SpanKind.PROMPT, draft.prompt.encode())
             for run in draft.runs:
-                if len(run) == 1:
-                    texts.add_whole(*run[0])
-                else:
-                    texts.add(run)
+                texts.add(run)
             texts.add_whole(SpanKind.STOP, stop)
             texts.end_document()
         return texts
@@ -319,4 +315,4 @@ def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
 
 
 def _texts_of(draft: Draft) -> list[bytes]:
-    return [draft.prompt.encode(), *(b"".join(piece for _, piece in run) for run in draft.runs)]
+    return [draft.prompt.encode(), *(run.text for run in draft.runs)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from longrun.config.stages import PrepareConfig
-from longrun.data.compose import Composer, Draft
+from longrun.data.compose import Composer, Draft, Run
 from longrun.data.duplicates import KeyJob, keys_path, mark_repeats, remove_marks
 from longrun.data.encode import Encoder, choose_engine
 from longrun.data.finish import (
@@ -42,7 +42,6 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
 from longrun.formats.progress import Progress, format_count, show_progress
-from longrun.formats.spans import RawPiece
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
 from longrun.formats.tokenizer_folder import (
     find_stop,
@@ -178,19 +177,19 @@ def _sample(folder: Path, parts: list[Part], composer: Composer) -> list[Draft]:
         for draft in found:
             if left > 0:
                 sample.append(_beginning(draft, left))
-                left -= sum(len(piece) for run in sample[-1].runs for _, piece in run)
+                left -= sum(len(run.text) for run in sample[-1].runs)
     return sample
 
 
 def _beginning(draft: Draft, most_bytes: int) -> Draft:
     """Return ``draft`` without what stands after ``most_bytes`` of its response."""
-    runs: list[list[RawPiece]] = []
+    runs: list[Run] = []
     left = most_bytes
     for run in draft.runs:
-        runs.append([])
-        for kind, piece in run:
-            runs[-1].append((kind, piece[:left].decode(errors="ignore").encode()))
-            left = max(0, left - len(piece))
+        text = run.text[:left].decode(errors="ignore").encode()
+        inside = sum(offset < len(text) for offset in run.offsets)
+        runs.append(Run(text, run.kinds[:inside], run.offsets[:inside]))
+        left = max(0, left - len(run.text))
     return draft._replace(runs=runs)
 
 

@@ -129,7 +129,9 @@ class Tally(msgspec.Struct, kw_only=True):
 
     def _count_notices(self, draft: Draft) -> None:
         for run in draft.runs:
-            for kind, text in run:
+            if SpanKind.NOTICE not in run.kinds:
+                continue
+            for kind, text in run.pieces():
                 if kind != SpanKind.NOTICE:
                     continue
                 wording = text.decode().partition("\n")[2].rpartition("\n```")[0]

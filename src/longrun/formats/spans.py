@@ -1,6 +1,6 @@
 r"""Typed spans: what each stretch of a document is, decided where the text is made.
 
-A solution is cut by its literal tags, left to right. The worked trace, with ``|`` at the cuts::
+A solution is cut by its literal tags, left to right. The worked trace, with ``|`` at the borders::
 
     <think>\nTry it.\n|<tool_call>\nprint(6)\n</tool_call>\n|```output\n6\n```\n|
     THINKING          |CODE                                |TOOL_OUTPUT           |
@@ -8,8 +8,8 @@ A solution is cut by its literal tags, left to right. The worked trace, with ``|
     NOTICE                                        |THINKING          |ANSWER
 
 An output is recognised only right after a code call and a notice only right after an output or
-a call, so the same words inside the reasoning stay reasoning. Nothing is ever changed: the pieces
-joined are the text. Text is UTF-8 bytes here, because the borders of spans are counted in bytes.
+a call, so the same words inside the reasoning stay reasoning. Nothing is ever changed or copied:
+what comes out is borders. Text is UTF-8 bytes here, because borders are counted in bytes.
 """
 
 import re
@@ -38,15 +38,15 @@ class SpanKind(IntEnum):
 
 
 Piece = tuple[SpanKind, str]
-RawPiece = tuple[SpanKind, bytes]
-"""A piece as UTF-8, as it is on its way to the tokenizer."""
+Border = tuple[SpanKind, int]
+"""What a piece is and the byte at which it ends; the next one begins there."""
 
 WRITTEN_BY_TOOL = frozenset({SpanKind.TOOL_OUTPUT, SpanKind.NOTICE})
 """Kinds that the environment appends during generation; every other kind is the model's."""
 
 
-def split_response(text: bytes, code: CodeStyle | None) -> list[RawPiece]:
-    """Cut a solution into typed pieces; the pieces joined are ``text``.
+def split_response(text: bytes, code: CodeStyle | None) -> list[Border]:
+    """Cut a solution into typed pieces, none of them empty; the last one ends where ``text`` does.
 
     Thinking runs up to and including the last ``</think>`` and the newlines after it; without such
     a tag the whole is an answer. ``code`` None: code calls are ordinary text, as in modes without a
@@ -55,10 +55,16 @@ def split_response(text: bytes, code: CodeStyle | None) -> list[RawPiece]:
     Raises:
         InputError: a tag is opened and never closed, closed and never opened, or opened twice.
     """
-    cut: list[tuple[SpanKind | None, bytes]] = [(None, text)]
+    found: list[tuple[SpanKind | None, int]] = []
     if code is not None:
-        cut = _Cutter(text, _tags_of(code)).cut()
-    return [piece for piece in _name_gaps(cut) if piece[1]]
+        found = _Cutter(text, _tags_of(code)).cut()
+    found.append((None, len(text)))
+    begin, borders = 0, []
+    for kind, end in _name_gaps(text, found):
+        if end > begin:
+            borders.append((kind, end))
+            begin = end
+    return borders
 
 
 class _Tags(NamedTuple):
@@ -98,7 +104,7 @@ def _tags_of(code: CodeStyle) -> _Tags:
 
 
 class _Cutter:
-    """Cuts out code calls, outputs and notices; the text between them has the kind None."""
+    """Finds code calls, outputs and notices; the text between them has the kind None."""
 
     def __init__(self, text: bytes, tags: _Tags) -> None:
         self.text = text
@@ -108,9 +114,10 @@ class _Cutter:
         ]
         """Where a call begins (True) or ends."""
 
-    def cut(self) -> list[tuple[SpanKind | None, bytes]]:
-        found: list[tuple[SpanKind | None, bytes]] = []
-        text, position = self.text, 0
+    def cut(self) -> list[tuple[SpanKind | None, int]]:
+        """Return the borders up to the end of the last call; pieces may be empty."""
+        found: list[tuple[SpanKind | None, int]] = []
+        position = 0
         for at, (begin, opens) in enumerate(self.marks):
             if begin < position:
                 continue  # the end of a call, or what looks like a tag in an output
@@ -119,13 +126,14 @@ class _Cutter:
                 raise InputError(f"{end_tag} closes a code call that was never opened")
             end, following = self._end_of_call(at)
             output = self._end_of_output(end, following)
-            found.append((None, text[position:begin]))
             position = self._end_of_notice(output)
-            found.append((SpanKind.CODE, text[begin:end]))
-            found.append((SpanKind.TOOL_OUTPUT, text[end:output]))
-            found.append((SpanKind.NOTICE, text[output:position]))
-        found.append((None, text[position:]))
-        return [(kind, piece) for kind, piece in found if piece]
+            found += [
+                (None, begin),
+                (SpanKind.CODE, end),
+                (SpanKind.TOOL_OUTPUT, output),
+                (SpanKind.NOTICE, position),
+            ]
+        return found
 
     def _end_of_call(self, at: int) -> tuple[int, int]:
         """Return where the call that mark ``at`` begins ends, and where the next one begins."""
@@ -187,25 +195,28 @@ class _Cutter:
         return -1
 
 
-def _name_gaps(cut: list[tuple[SpanKind | None, bytes]]) -> list[RawPiece]:
+def _name_gaps(text: bytes, found: list[tuple[SpanKind | None, int]]) -> list[Border]:
     """Name the text between calls: thinking up to the last ``</think>``, then answer."""
-    last, end = len(cut) - 1, -1
-    while last >= 0 and (cut[last][0] is not None or (end := cut[last][1].rfind(_THINK_END)) < 0):
-        last -= 1
-    if last < 0 and cut and cut[0][0] is None and cut[0][1].lstrip().startswith(_THINK_BEGIN):
+    last, think_end = len(found) - 1, -1
+    while last >= 0 and think_end < 0:
+        kind, end = found[last]
+        if kind is None:
+            think_end = text.rfind(_THINK_END, found[last - 1][1] if last else 0, end)
+        last -= think_end < 0
+    if last < 0 and text.lstrip().startswith(_THINK_BEGIN):
         raise InputError(f"{THINK_BEGIN!r} is never closed")
-    pieces: list[RawPiece] = []
-    for at, (kind, piece) in enumerate(cut):
+    borders: list[Border] = []
+    for at, (kind, end) in enumerate(found):
         if kind is not None:
-            pieces.append((kind, piece))
+            borders.append((kind, end))
         elif at == last:
-            end += len(_THINK_END)
-            while piece.startswith(b"\n", end):
-                end += 1
-            pieces += [(SpanKind.THINKING, piece[:end]), (SpanKind.ANSWER, piece[end:])]
+            think_end += len(_THINK_END)
+            while think_end < end and text.startswith(b"\n", think_end):
+                think_end += 1
+            borders += [(SpanKind.THINKING, think_end), (SpanKind.ANSWER, end)]
         else:
-            pieces.append((SpanKind.THINKING if at < last else SpanKind.ANSWER, piece))
-    return pieces
+            borders.append((SpanKind.THINKING if at < last else SpanKind.ANSWER, end))
+    return borders
 
 
 def _never_closed(tag: bytes, begin: int) -> InputError:
