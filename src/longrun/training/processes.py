@@ -22,10 +22,9 @@ from typing import Any
 
 import longrun
 from longrun.errors import EXIT_STOPPED
-from longrun.formats.processes import available_cores
+from longrun.formats.processes import STOP_SIGNALS, available_cores
 from longrun.training.channel import interface_towards
 from longrun.training.nodes import DONE, Outcome, Peers, Place, as_died
-from longrun.training.worker import STOP_SIGNALS
 
 TORCHRUN_VARIABLES = (
     "RANK",

@@ -20,11 +20,10 @@ import yaml
 from longrun.config.training import TrainConfig, VerifyConfig
 from longrun.errors import EXIT_STOPPED, LongrunError
 from longrun.formats.atomic import write_text
-from longrun.formats.processes import die_with_parent
+from longrun.formats.processes import STOP_SIGNALS, die_with_parent
 
 EXIT_REFUSED = 2
 _REPORT_SECONDS = 10.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
