@@ -80,7 +80,6 @@ def test_several_nodes_are_processes_of_this_machine():
         ({"run_after": "firts"}, r"no experiment 'firts' in runs; did you mean first\?"),
         ({"expname": "a/b"}, r"expname 'a/b': use letters"),
         ({"expname": "self", "run_after": "self"}, r"cannot wait for itself"),
-        ({"partition": "gpu"}, r"partition: has no effect on this machine"),
         ({"num_nodes": 0}, r"num_nodes: 0 is below 1"),
         ({"num_gpus": -1}, r"num_gpus: .* greater than or equal to 0"),
         ({"time_limit": "soon"}, r"time_limit: is not a time"),
@@ -94,6 +93,13 @@ def test_a_wrong_option_is_one_line(options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         run_cmd("true", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_options_of_a_cluster_say_once_that_they_do_nothing_here():
+    done = longrun("run_cmd", "--expname=x", "--partition=gpu", "--time_limit=1h", "echo hi")
+    assert done.returncode == 0, done.stderr
+    for name in ("partition", "time_limit"):
+        assert done.stderr.count(f"{name} has no effect here") == 1
 
 
 def test_an_unknown_option_does_not_become_a_part_of_the_command():

@@ -28,6 +28,7 @@ def test_a_verb_is_an_experiment_that_later_ones_wait_for(here):
         cluster=HERE,
         expname="problems",
         log_dir="logs",
+        partition="batch",
         output_dir="problems",
         num_genselect=5,
         num_held_out=1,
@@ -35,6 +36,7 @@ def test_a_verb_is_an_experiment_that_later_ones_wait_for(here):
     assert {name: state.state for name, state in problems.states().items()} == {
         "synthesize": "done"
     }
+    assert problems.notes == ("partition has no effect here: this machine has none",)
     assert "synthesize" in (here / "logs/synthesize.log").read_text()
     tokenizer = start_verb(
         "train_tokenizer",

@@ -40,6 +40,7 @@ from longrun.launch.look import (
     list_experiments,
     rows_of,
 )
+from longrun.launch.stage_jobs import idle_options
 from longrun.launch.verbs import start_stages
 
 NEWEST = 30
@@ -177,8 +178,9 @@ def run_stages(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_r
     if slurm:
         print_submitted(console, recipe.name, start_stages(recipe, stages, launch, QUIET))
         return
-    if launch.num_training_jobs > 1:
-        log.info("--num_training_jobs has no effect here: there is no time limit")
+    given = {"num_training_jobs": launch.num_training_jobs > 1}
+    for note in idle_options(launch.cluster, given):
+        log.info("%s: %s", recipe.name, note)
     began = time.monotonic()
     with RunScreen(console, stages) as screen:
         start_stages(recipe, stages, launch, screen.watcher())

@@ -32,6 +32,7 @@ from longrun.config.recipe import RUNS
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch
+from longrun.launch.stage_jobs import idle_options
 from longrun.launch.verbs import choose_log_dir
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def _command(verb: str) -> Any:
             replace=replace,
             log_dir=choose_log_dir(wanted, log_dir),
         )
+        for note in idle_options(chosen, {"partition": partition, "time_limit": time_limit}):
+            log.info("%s: %s", verb, note)
         recipe = build_recipe(wanted, place, chosen.job_dir)
         run_stages(recipe, list(recipe.stages), launch, dry_run=dry_run)
 

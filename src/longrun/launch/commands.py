@@ -7,6 +7,7 @@
 On a cluster it returns at once with a handle; on this machine when the command has ended.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable
@@ -29,11 +30,12 @@ from longrun.launch.jobs import Job, JobState, Resources, read_exit, read_ids, s
 from longrun.launch.local import gpus_here, wait_for
 from longrun.launch.local_jobs import QUIET, LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.script import render_command, render_job
-from longrun.launch.stage_jobs import cores_here, log_into, partition_of
+from longrun.launch.stage_jobs import cores_here, idle_options, log_into, partition_of
 from longrun.launch.submit import check_jobs, check_variables, keep_code, prepare_folder, submit_job
 
 POLL_SECONDS = 2.0
 DEFAULT_NAME = "script"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,10 @@ def choose_from_python(cluster: str | Cluster | None, folder: Path | str | None)
 
 def start_command(command: Command, watcher: Watcher) -> JobHandle:
     """Submit ``command``, or run it here to its end; see ``run_cmd``."""
-    cluster = command.cluster
+    cluster, settings = command.cluster, command.settings
+    given = {"partition": settings.partition, "time_limit": settings.time_limit}
+    for note in idle_options(cluster, given):
+        log.info("run_cmd: %s", note)
     before = jobs_before(cluster.job_dir, command.run_after, command.expname)
     job = plan_command(command, before, make=True)
     if cluster.executor == "slurm":
@@ -264,10 +269,6 @@ def _check_counts(command: Command) -> None:
         raise ConfigError(
             f"num_gpus: {wanted}, but cluster {command.cluster.name} has gpus_per_node: {available}"
         )
-    if command.cluster.executor == "local":
-        for name in ("partition", "time_limit"):
-            if getattr(command.settings, name) is not None:
-                raise ConfigError(f"{name}: has no effect on this machine; leave it out")
 
 
 def _on_slurm(job: Job, before: Iterable[Path]) -> bool:

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from longrun.launch.submit import CodePlace
 
 GPU_VERBS = ("train", "generate")
 """Stages that compute on GPUs where a cluster has them."""
+_IDLE = {
+    "partition": "this machine has none",
+    "time_limit": "no job ends by time",
+    "num_training_jobs": "there is no time limit",
+}
+"""Options of a cluster that do nothing on this machine, and why."""
 
 
 def build_stage_job(
@@ -149,6 +155,13 @@ def _resources(cluster: Cluster, stage: StagePlan, settings: JobSettings) -> Res
         time_limit=settings.time_limit,
         sbatch=tuple(settings.sbatch),
     )
+
+
+def idle_options(cluster: Cluster, options: Mapping[str, object]) -> list[str]:
+    """Say which options of a cluster were given and have no effect on this machine, and why."""
+    if cluster.executor != "local":
+        return []
+    return [f"{name} has no effect here: {_IDLE[name]}" for name, given in options.items() if given]
 
 
 def partition_of(cluster: Cluster, named: str | None, num_gpus: int) -> str | None:

@@ -22,7 +22,7 @@ from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState
 from longrun.launch.local import run_local
 from longrun.launch.local_jobs import QUIET, Watcher
-from longrun.launch.stage_jobs import place_of
+from longrun.launch.stage_jobs import idle_options, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
     start_stages(recipe, list(recipe.stages), launch, QUIET)
     folder = place_of(cluster, recipe)[0] / recipe.name / "jobs"
     jobs = tuple(JobHandle(stage.name, folder / stage.name) for stage in recipe.stages)
-    return ExperimentHandle(recipe.name, jobs, tuple(wanted.notes))
+    given = {"partition": partition, "time_limit": time_limit}
+    idle = idle_options(cluster, given | {"num_training_jobs": num_training_jobs > 1})
+    return ExperimentHandle(recipe.name, jobs, (*wanted.notes, *idle))
 
 
 def choose_log_dir(wanted: Wanted, named: Path | str | None) -> Path | None:
