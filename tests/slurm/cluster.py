@@ -221,8 +221,13 @@ class SlurmCluster:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of ``count`` ports in a row that nobody uses."""
-    for first in range(21000, 31000, 50):
+    """Return the first of ``count`` ports in a row that nobody uses.
+
+    Every process begins its search elsewhere: what one has found is taken a moment later.
+    """
+    places = range(21000, 31000, 50)
+    own = os.getpid() % len(places)
+    for first in (*places[own:], *places[:own]):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 probe = stack.enter_context(socket.socket())

@@ -191,7 +191,8 @@ def test_secrets_reach_the_job_and_no_file(desk, monkeypatch):
 
 
 def test_a_cluster_that_disappears_is_said_and_the_same_command_continues(desk):
-    start(desk, "before", "sleep 3")
+    start(desk, "before", f"touch {desk.folder}/started; sleep 3")
+    desk.until((desk.folder / "started").exists, "the first job")
     desk.slurm.stop_controller()
     try:
         with pytest.raises(LaunchError, match=r"what was submitted is kept"):
