@@ -191,8 +191,9 @@ def test_secrets_reach_the_job_and_no_file(desk, monkeypatch):
 
 
 def test_a_cluster_that_disappears_is_said_and_the_same_command_continues(desk):
-    start(desk, "before", f"touch {desk.folder}/started; sleep 3")
-    desk.until((desk.folder / "started").exists, "the first job")
+    started, go_on = desk.folder / "started", desk.folder / "go-on"
+    start(desk, "before", f"touch {started}; until [ -e {go_on} ]; do sleep 0.1; done")
+    desk.until(started.exists, "the first job")
     desk.slurm.stop_controller()
     try:
         with pytest.raises(LaunchError, match=r"what was submitted is kept"):
@@ -200,6 +201,7 @@ def test_a_cluster_that_disappears_is_said_and_the_same_command_continues(desk):
         assert "the cluster was not asked" in desk.longrun("status", "before")
     finally:
         desk.slurm.start_controller()
+        go_on.touch()
     desk.until(lambda: start_again(desk), "the cluster")
     desk.wait_for("after", after="done")
 
