@@ -45,9 +45,8 @@ class Run(NamedTuple):
 
     def pieces(self) -> Iterator[tuple[SpanKind, bytes]]:
         """Yield every piece; joined they are the text."""
-        for kind, begin, end in zip(
-            self.kinds, self.offsets, [*self.offsets[1:], None], strict=True
-        ):
+        ends = [*self.offsets[1:], len(self.text)]
+        for kind, begin, end in zip(self.kinds, self.offsets, ends, strict=True):
             yield kind, self.text[begin:end]
 
 
@@ -156,37 +155,40 @@ def find_budget(runs: list[Run]) -> int | None:
     >>> find_budget([Run(b"Remaining code executions: 11. Take care.", [SpanKind.NOTICE], [0])])
     12
     """
-    notices = [
-        text
-        for run in runs
-        if SpanKind.NOTICE in run.kinds
-        for kind, text in run.pieces()
-        if kind == SpanKind.NOTICE
-    ]
-    for text in notices:
-        match = _BUDGET.search(text)
+    exhausted = False
+    for notice in find_notices(runs):
+        match = _BUDGET.search(notice)
         if match:
             return int(match[1]) + 1
-    return 1 if notices else None
+        exhausted = True
+    return 1 if exhausted else None
+
+
+def find_notices(runs: list[Run]) -> Iterator[bytes]:
+    """Yield the notices of a response in order."""
+    for run in runs:
+        if SpanKind.NOTICE in run.kinds:
+            yield from (text for kind, text in run.pieces() if kind == SpanKind.NOTICE)
 
 
 def cut_runs(text: bytes, borders: list[Border]) -> list[Run]:
     """Group pieces of ``text`` into what the model and what the environment writes in one go."""
-    groups: list[tuple[int, list[SpanKind], list[int]]] = []
-    by_tool, begin = None, 0
+    runs: list[Run] = []
+    kinds: list[SpanKind] = []
+    offsets: list[int] = []
+    by_tool, first, begin = None, 0, 0
     for kind, end in borders:
-        if (kind in WRITTEN_BY_TOOL) != by_tool:
-            by_tool = kind in WRITTEN_BY_TOOL
-            groups.append((begin, [], []))
-        first, kinds, offsets = groups[-1]
+        if (kind in WRITTEN_BY_TOOL) is not by_tool:
+            if kinds:
+                runs.append(Run(text[first:begin], kinds, offsets))
+            by_tool, first = kind in WRITTEN_BY_TOOL, begin
+            kinds, offsets = [], []
         kinds.append(kind)
         offsets.append(begin - first)
         begin = end
-    ends = [first for first, _, _ in groups[1:]] + [len(text)]
-    return [
-        Run(text[first:end], kinds, offsets)
-        for (first, kinds, offsets), end in zip(groups, ends, strict=False)
-    ]
+    if kinds:
+        runs.append(Run(text[first:], kinds, offsets))
+    return runs
 
 
 def problem_id(text: str) -> int:

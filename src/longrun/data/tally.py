@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from longrun.data.compose import Draft
+from longrun.data.compose import Draft, find_notices
 from longrun.data.encode import EncodedBatch
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_file
@@ -128,22 +128,15 @@ class Tally(msgspec.Struct, kw_only=True):
         )
 
     def _count_notices(self, draft: Draft) -> None:
-        for run in draft.runs:
-            if SpanKind.NOTICE not in run.kinds:
-                continue
-            for kind, text in run.pieces():
-                if kind != SpanKind.NOTICE:
-                    continue
-                wording = text.decode().partition("\n")[2].rpartition("\n```")[0]
-                number = _BUDGET.search(wording)
-                if number is None:
-                    _add(self.exhausted_notices, {wording: 1})
-                else:
-                    begin, end = number.span(1)
-                    _add(
-                        self.remaining_notices,
-                        {f"{wording[:begin]}{{remaining}}{wording[end:]}": 1},
-                    )
+        for notice in find_notices(draft.runs):
+            wording = notice.decode().partition("\n")[2].rpartition("\n```")[0]
+            number = _BUDGET.search(wording)
+            counts = self.exhausted_notices
+            if number is not None:
+                begin, end = number.span(1)
+                wording = f"{wording[:begin]}{{remaining}}{wording[end:]}"
+                counts = self.remaining_notices
+            counts[wording] = counts.get(wording, 0) + 1
 
 
 def _add(sums: dict[str, int], amounts: Mapping[str, int]) -> None:

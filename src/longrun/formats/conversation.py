@@ -111,7 +111,7 @@ class Conversation:
             raise InputError(f"inference_mode {mode!r} has no prompt; known: {known}")
         system, user = self.prompts[mode].fill(record)
         texts = (guard(system), guard(user)) if system else (guard(user),)
-        named = tuple(sorted(self.special_tokens.items()))
+        named = tuple(self.special_tokens.items())
         frame = _prompt_frame(self.chat_template, named, _ROLES[-len(texts) :])
         if frame is not None:
             return fill_frame(frame, texts)
