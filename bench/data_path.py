@@ -6,8 +6,8 @@ Without ``--records`` the text is generated, without ``--tokenizer`` one is trai
 need ``pip install datasets trl``; without them they are left out and the output says so. Times
 are CPU seconds of the whole process tree. Longrun's start-up (imports, loading and checking the
 tokenizer, cold caches) is left out by taking the difference of a large and a small run; the peers'
-by starting the clock after loading. Packing is plain Python below 60,000 documents: its share here
-says nothing of large data, for which its seconds are in the table of packers.
+by starting the clock after loading. Packing is plain Python at these sizes; of large data it takes
+less, see the table of packers.
 """
 
 import argparse
