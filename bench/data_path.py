@@ -6,19 +6,21 @@ Without ``--records`` the text is generated, without ``--tokenizer`` one is trai
 need ``pip install datasets trl``; without them they are left out and the output says so. Times
 are CPU seconds of the whole process tree. Longrun's start-up (imports, loading and checking the
 tokenizer, cold caches) is left out by taking the difference of a large and a small run; the peers'
-by starting the clock after loading. Packing is plain Python at these sizes; of large data it takes
-less, see the table of packers.
+by starting the clock after loading. Figures are medians of rounds in turn. Packing is plain Python
+at these sizes; of large data it takes less, see the table of packers.
 """
 
 import argparse
 import importlib.util
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -57,6 +59,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--megabytes", type=int, default=330, help="size of Longrun's large run")
     parser.add_argument("--peer-megabytes", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5, help="of all, in turns; medians are shown")
     parser.add_argument("--documents", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -71,6 +74,30 @@ def _end_to_end(
     sizes = {"small": SMALL_MB, "large": options.megabytes, "peers": options.peer_megabytes}
     for name, megabytes in sizes.items():
         write_corpus(folder / f"{name}.jsonl", rows, megabytes * 1_000_000, seed=len(name))
+    peers = [peer for peer in PEERS if _is_there(peer)]
+    rounds = [_measure_round(options, folder, tokenizer, peers) for _ in range(options.rounds)]
+    found: list[dict[str, object]] = []
+    for path in ("longrun", *peers):
+        rows = [one[path] for one in rounds]
+        seconds = [row["cpu_seconds_per_gb"] for row in rows]
+        middle: dict[str, object] = {key: median(row[key] for row in rows) for key in rows[0]}
+        found.append({"path": path, **middle, "least": min(seconds), "most": max(seconds)})
+    return found
+
+
+def _is_there(peer: str) -> bool:
+    if peer == "trl" and not all(map(importlib.util.find_spec, ("datasets", "trl"))):
+        print("trl: left out, `pip install datasets trl` brings it in")
+        return False
+    return True
+
+
+def _measure_round(
+    options: argparse.Namespace, folder: Path, tokenizer: Path, peers: list[str]
+) -> dict[str, dict[str, float]]:
+    """Return one row of figures for Longrun and for each of ``peers``, measured one by one."""
+    for output in ("small", "large", "small-packs", "large-packs", *peers):
+        shutil.rmtree(folder / output, ignore_errors=True)
     small, large = (
         _in_own_process("longrun", folder / f"{name}.jsonl", tokenizer, folder / name)
         for name in ("small", "large")
@@ -78,9 +105,8 @@ def _end_to_end(
     gigabytes = (options.megabytes - SMALL_MB) / 1000
     ours = (large["cpu_seconds"] - small["cpu_seconds"]) / gigabytes
     packing = (large["pack_cpu_seconds"] - small["pack_cpu_seconds"]) / gigabytes
-    found: list[dict[str, object]] = [
-        {
-            "path": "longrun",
+    rows = {
+        "longrun": {
             "cpu_seconds_per_gb": ours,
             "of_which_prepare": ours - packing,
             "start_up_cpu_seconds": small["cpu_seconds"] - ours * SMALL_MB / 1000,
@@ -88,23 +114,17 @@ def _end_to_end(
             "peak_mb": large["peak_mb"],
             "fill": large["fill"],
         }
-    ]
-    for peer in PEERS:
-        if peer == "trl" and not all(map(importlib.util.find_spec, ("datasets", "trl"))):
-            print("trl: left out, `pip install datasets trl` brings it in")
-            continue
+    }
+    for peer in peers:
         (folder / peer).mkdir()
         measured = _in_own_process(peer, folder / "peers.jsonl", tokenizer, folder / peer)
         theirs = measured["cpu_seconds"] / (options.peer_megabytes / 1000)
-        found.append(
-            {
-                "path": peer,
-                "cpu_seconds_per_gb": theirs,
-                "peak_mb": measured["peak_mb"],
-                "longrun_is_faster_by": theirs / ours,
-            }
-        )
-    return found
+        rows[peer] = {
+            "cpu_seconds_per_gb": theirs,
+            "peak_mb": measured["peak_mb"],
+            "longrun_is_faster_by": theirs / ours,
+        }
+    return rows
 
 
 def _in_own_process(system: str, *on: Path) -> dict[str, float]:

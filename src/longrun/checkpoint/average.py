@@ -8,7 +8,6 @@ tensor. Nothing is averaged unless every step that was asked for is there.
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from math import prod
@@ -26,7 +25,6 @@ from longrun.errors import ConfigError, InputError
 from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.formats.manifest import Manifest
-from longrun.formats.processes import available_cores
 from longrun.formats.progress import Progress, show_progress
 from longrun.formats.stage import open_stage
 
@@ -36,8 +34,6 @@ _BLOCK_NUMBERS = 1 << 18
 """Numbers of a parameter that are read and summed at a time."""
 _WIDEST = 8
 """Bytes of a number, at most."""
-_MOST_THREADS = 8
-"""Cores that sum blocks; more wait for memory."""
 FINAL_NAME = "final"
 """Folder of a training that holds its exported model, with tokenizer and conversation."""
 log = logging.getLogger(__name__)
@@ -104,8 +100,6 @@ def mean_reader(
     following = dict(pairwise(shapes))
     with ExitStack() as stack:
         stack.enter_context(_one_thread())
-        num_threads = min(available_cores(), _MOST_THREADS)
-        pool = stack.enter_context(ThreadPoolExecutor(num_threads))
         stored = [stack.enter_context(StoredCheckpoint(path)) for path in members]
         found: dict[str, list[list[Piece]]] = {}
 
@@ -118,7 +112,7 @@ def mean_reader(
             if name in following:  # comes from the disk while this one is summed
                 find(following[name])
             mean = torch.empty(tuple(shapes[name]), dtype=dtype)
-            _fill_with_mean(mean, found.pop(name), pool, num_threads)
+            _fill_with_mean(mean, found.pop(name))
             return mean
 
         yield read
@@ -126,7 +120,7 @@ def mean_reader(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sum a block on one core: threads that wait for each other after every block cost far more."""
+    """Sum on one core: threads that wait for each other after every block cost far more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -135,27 +129,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fill_with_mean(
-    mean: Tensor, members: list[list[Piece]], pool: ThreadPoolExecutor, num_threads: int
-) -> None:
-    """Fill ``mean`` [N, ...] block by block of its rows, each summed in one core's cache."""
+def _fill_with_mean(mean: Tensor, members: list[list[Piece]]) -> None:
+    """Fill ``mean`` [N, ...] block by block of its rows, each summed in the processor's cache."""
     width = max(1, mean[:1].numel())
     rows = max(1, _BLOCK_NUMBERS // width)
-    stride = rows * num_threads
-
-    def fill(blocks: range) -> None:
-        buffer = torch.empty(rows * width * _WIDEST, dtype=torch.uint8)
-        total = torch.empty(rows, *mean.shape[1:], dtype=torch.float32)
-        for begin in blocks:
-            block = slice(begin, min(begin + rows, len(mean)))
-            part = total[: block.stop - begin]
-            for index, pieces in enumerate(members):
-                _add_up(part, block, pieces, buffer, first=index == 0)
-            mean[block].copy_(part.div_(len(members)))
-
-    shares = [range(first, len(mean), stride) for first in range(0, stride, rows)]
-    for done in [pool.submit(fill, share) for share in shares if share]:
-        done.result()
+    buffer = torch.empty(rows * width * _WIDEST, dtype=torch.uint8)
+    total = torch.empty(rows, *mean.shape[1:], dtype=torch.float32)
+    for begin in range(0, len(mean), rows):
+        block = slice(begin, min(begin + rows, len(mean)))
+        part = total[: block.stop - begin]
+        for index, pieces in enumerate(members):
+            _add_up(part, block, pieces, buffer, first=index == 0)
+        mean[block].copy_(part.div_(len(members)))
 
 
 def _add_up(
