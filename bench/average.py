@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 from longrun.checkpoint import init_model
-from longrun.checkpoint.average import FINAL_NAME
 from longrun.checkpoint.saving import Retention, Saver
 from longrun.checkpoint.sharded import MODEL_PREFIX, LoopState
+from longrun.config.base import FINAL_NAME
 from longrun.config.stages import InitModelConfig, SynthesizeConfig, TrainTokenizerConfig
 from longrun.data import synthesize, train_tokenizer
 from longrun.formats.manifest import Manifest

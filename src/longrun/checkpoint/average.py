@@ -20,6 +20,7 @@ from longrun.checkpoint.huggingface import Shapes, write_weights
 from longrun.checkpoint.model_folder import read_config, write_companions
 from longrun.checkpoint.sharded import find_checkpoints
 from longrun.checkpoint.stored import Piece, StoredCheckpoint
+from longrun.config.base import FINAL_NAME, MODEL_NAME
 from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.atomic import atomic_folder
@@ -28,14 +29,11 @@ from longrun.formats.manifest import Manifest
 from longrun.formats.progress import Progress, show_progress
 from longrun.formats.stage import open_stage
 
-MODEL_NAME = "model"
 MEMBERS_NAME = "members"
 _BLOCK_NUMBERS = 1 << 18
 """Numbers of a parameter that are read and summed at a time."""
 _WIDEST = 8
 """Bytes of a number, at most."""
-FINAL_NAME = "final"
-"""Folder of a training that holds its exported model, with tokenizer and conversation."""
 log = logging.getLogger(__name__)
 
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from longrun.checkpoint.huggingface import OUTPUT_MATRIX, TensorFiles, write_weights
 from longrun.checkpoint.model_folder import copy_companions, edit_context, read_arch, read_config
+from longrun.config.base import MODEL_NAME
 from longrun.config.convert import ConvertConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.atomic import atomic_folder
 from longrun.formats.manifest import Manifest
 from longrun.formats.progress import show_progress
 from longrun.formats.stage import open_stage
-
-MODEL_NAME = "model"
 
 
 def run(config: ConvertConfig) -> Manifest:

@@ -17,6 +17,10 @@ from pydantic_core import ErrorDetails
 from longrun.errors import ConfigError
 
 _MODEL_CONFIG = "config.json"
+MODEL_NAME = "model"
+"""Folder of the model that an average or a conversion made."""
+FINAL_NAME = "final"
+"""Folder of a training that holds its exported model, with tokenizer and conversation."""
 
 
 def execution(default: Any, **bounds: Any) -> Any:
@@ -35,11 +39,8 @@ def model_source(default: Any = ..., **bounds: Any) -> Any:
 
 
 def find_model(folder: Path) -> Path:
-    """Return the model folder that ``folder`` is, or that lies in it: that of a stage's output.
-
-    The model of ``average`` and ``convert`` is ``model``, that of ``train`` is ``final``.
-    """
-    inside = (folder / name for name in ("model", "final"))
+    """Return the model folder that ``folder`` is, or that lies in it: that of a stage's output."""
+    inside = (folder / name for name in (MODEL_NAME, FINAL_NAME))
     places = (place for place in (folder, *inside) if (place / _MODEL_CONFIG).is_file())
     return next(places, folder)
 

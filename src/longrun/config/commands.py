@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrun.config.base import nearest
-from longrun.config.reading import parse_override, read_yaml, set_nested
+from longrun.config.reading import merge_trees, parse_override, read_yaml, set_nested
 from longrun.config.recipe import Recipe, resolve
 from longrun.config.reference import OPTIONS, Option, stages_of
 from longrun.config.stages import STAGES
@@ -140,9 +140,9 @@ def build_recipe(wanted: Wanted, place: Place, runs: Path) -> Recipe:
         stages = stages_of(verb, wanted.moved, train=place.train)
         for name, value in wanted.settings.items():
             if name in stages and isinstance(value, dict):
-                stages[name] = _over(stages[name], value)
+                stages[name] = merge_trees(stages[name], value)
             else:
-                stages[verb] = _over(stages[verb], {name: value})
+                stages[verb] = merge_trees(stages[verb], {name: value})
     asked = {
         "partition": place.partition,
         "time_limit": place.time_limit,
@@ -184,13 +184,3 @@ def _until_option(words: list[str]) -> Iterator[str]:
 
 def _parse(text: str) -> Any:
     return parse_override(f"value={text}")[1]
-
-
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two trees of settings; ``above`` wins."""
-    merged = dict(below)
-    for key, value in above.items():
-        inside = merged.get(key)
-        both = isinstance(inside, dict) and isinstance(value, Mapping)
-        merged[key] = _over(inside, value) if both else value  # type: ignore[arg-type]
-    return merged

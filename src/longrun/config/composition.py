@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longrun.config.base import nearest
-from longrun.config.reading import line_of, parse_override, parse_yaml, read_text
+from longrun.config.reading import line_of, merge_trees, parse_override, parse_yaml, read_text
 from longrun.errors import ConfigError
 
 KEYS = ("name", "description", "output_dir", "settings", "stages", "jobs", "scales")
@@ -111,7 +111,7 @@ def lay_over(below: Tree, above: Tree, where: str) -> Tree:
             )
         below = _without(below, name)
         above = {key: _without_key(value, name, key) for key, value in above.items()}
-    merged: Tree = _merge(below, above)
+    merged: Tree = merge_trees(below, above)
     return merged
 
 
@@ -156,9 +156,3 @@ def _without_key(value: Any, stage: str, key: str) -> Any:
     if key not in ("stages", "jobs") or not value:
         return value
     return {name: inside for name, inside in value.items() if name != stage}
-
-
-def _merge(below: Any, above: Any) -> Any:
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}

@@ -1,6 +1,7 @@
 """YAML files of settings and ``name=value`` words, read into plain mappings."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def set_nested(tree: dict[str, Any], keys: list[str], value: Any) -> None:
         tree[key] = dict(inside) if isinstance(inside, dict) else {}
         tree = tree[key]
     tree[keys[-1]] = value
+
+
+def merge_trees(below: Any, above: Any) -> Any:
+    """Return ``above`` laid over ``below``: mappings merge key by key, anything else replaces."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: merge_trees(below.get(key), value) for key, value in above.items()}}
 
 
 def _is_number(text: str) -> bool:

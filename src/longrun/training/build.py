@@ -14,6 +14,7 @@ from longrun.checkpoint.model_folder import (
     read_config,
     write_companions,
 )
+from longrun.config.base import FINAL_NAME
 from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError
 from longrun.formats.atomic import atomic_folder
@@ -38,7 +39,6 @@ from longrun.training.supervision import (
     build_batches,
 )
 
-FINAL_NAME = "final"
 FINAL_AVERAGE_NAME = "final-average"
 """Beside ``final``: the running average of the weights, where one is kept."""
 TOKENIZER_NAME = "tokenizer"
