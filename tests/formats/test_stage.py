@@ -77,6 +77,16 @@ def test_an_interrupted_stage_continues_from_its_complete_parts(folder):
     assert not (folder / "out/started.json").exists()
 
 
+def test_a_stage_killed_right_after_its_manifest_leaves_no_mark(folder):
+    with pytest.raises(KeyboardInterrupt):
+        copy(config(folder), fail_after=1)
+    mark = (folder / "out/started.json").read_text()
+    first, _ = copy(config(folder))
+    (folder / "out/started.json").write_text(mark)
+    assert copy(config(folder)) == (first, 0)
+    assert not (folder / "out/started.json").exists()
+
+
 def test_a_changed_setting_is_named_and_nothing_is_mixed(folder):
     copy(config(folder))
     with pytest.raises(StaleError, match=r"copy\.times 2 -> 3"):

@@ -189,7 +189,10 @@ def _existing(folder: Path, identity: Identity) -> Manifest | None:
             f"{folder}: holds output of other settings or inputs: {'; '.join(found)}."
             " Name another output_dir, or run again with --replace to delete this output"
         )
-    return Manifest.read(folder) if finished else None
+    if not finished:
+        return None
+    (folder / STARTED_NAME).unlink(missing_ok=True)  # it was killed after its manifest was there
+    return Manifest.read(folder)
 
 
 def _mark_started(folder: Path, identity: Identity, now: float) -> float:
