@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from longrun.config.base import expand
 from longrun.config.stages import DataSource
+from longrun.data.records import record_decoder
 from longrun.errors import InputError
 
 _PLAIN = (".jsonl", ".ndjson", ".json")
@@ -127,7 +128,7 @@ def read_part(part: Part, report: Report) -> Records:
     if part.file.path.suffix in (_PARQUET, _ARROW):
         yield from _read_tables(part, report)
         return
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    decode = record_decoder()
     with closing(_read_lines(part, report)) as lines:
         for line, text in enumerate(lines):
             try:
