@@ -125,7 +125,7 @@ def test_runs_are_what_one_writer_writes_in_one_go():
         Run(b"cdd", [SpanKind.TOOL_OUTPUT, SpanKind.NOTICE], [0, 1]),
         Run(b"ef", [SpanKind.THINKING, SpanKind.ANSWER], [0, 1]),
     ]
-    assert list(runs[0].pieces()) == [(SpanKind.THINKING, b"aa"), (SpanKind.CODE, b"b")]
+    assert list(runs[0].pieces()) == [(SpanKind.THINKING, 0, 2), (SpanKind.CODE, 2, 3)]
     assert cut_runs(b"", []) == []
 
 

@@ -43,11 +43,9 @@ class Run(NamedTuple):
     offsets: list[int]
     """The first byte of each piece; the first is 0."""
 
-    def pieces(self) -> Iterator[tuple[SpanKind, bytes]]:
-        """Yield every piece; joined they are the text."""
-        ends = [*self.offsets[1:], len(self.text)]
-        for kind, begin, end in zip(self.kinds, self.offsets, ends, strict=True):
-            yield kind, self.text[begin:end]
+    def pieces(self) -> Iterator[tuple[SpanKind, int, int]]:
+        """Return what every piece is, where it begins and where it ends."""
+        return zip(self.kinds, self.offsets, [*self.offsets[1:], len(self.text)], strict=True)
 
 
 class Draft(NamedTuple):
@@ -167,8 +165,11 @@ def find_budget(runs: list[Run]) -> int | None:
 def find_notices(runs: list[Run]) -> Iterator[bytes]:
     """Yield the notices of a response in order."""
     for run in runs:
-        if SpanKind.NOTICE in run.kinds:
-            yield from (text for kind, text in run.pieces() if kind == SpanKind.NOTICE)
+        if SpanKind.NOTICE not in run.kinds:
+            continue
+        for kind, begin, end in run.pieces():
+            if kind is SpanKind.NOTICE:
+                yield run.text[begin:end]
 
 
 def cut_runs(text: bytes, borders: list[Border]) -> list[Run]:

@@ -4,12 +4,12 @@ Pure reading; how it is shown is decided by ``longrun.cli``.
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from isal import isal_zlib
 from tokenizers import Tokenizer
 
 from longrun.data.finish import TOKENIZER
@@ -126,7 +126,7 @@ def _checksum(path: Path) -> int:
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
-            checksum = zlib.crc32(block, checksum)
+            checksum = isal_zlib.crc32(block, checksum)
     return checksum
 
 

@@ -14,13 +14,13 @@ system allows it and copied where it does not; no token is read.
 
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from longrun.config.stages import MergeConfig
 from longrun.data.finish import (
@@ -117,7 +117,7 @@ def _bring_shard(source: Path, name: str, into: Path, number: str, first_file: i
         lineage["source_file"] += first_file
         with atomic_file(into / target) as opened:
             write_array(opened, lineage)
-        checksums[target] = zlib.crc32((into / target).read_bytes())
+        checksums[target] = isal_zlib.crc32((into / target).read_bytes())
     tally.checksums = checksums
     tally.save(tally_path(into, number))
 

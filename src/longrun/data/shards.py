@@ -3,7 +3,6 @@
 A shard without documents leaves no file behind. See ``longrun.formats.documents`` for the files.
 """
 
-import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from longrun.data.encode import EncodedBatch
 from longrun.formats.atomic import atomic_file
@@ -68,7 +68,7 @@ class ShardWriter:
         for begin, end in _stretches(chosen):
             tokens = batch.tokens[batch.first_tokens[begin] : batch.first_tokens[end]]
             self._file.write(tokens.data)
-            self._checksum = zlib.crc32(tokens.data, self._checksum)
+            self._checksum = isal_zlib.crc32(tokens.data, self._checksum)
 
     def _write_index(self) -> None:
         spans = np.concatenate(self._spans)
@@ -83,7 +83,7 @@ class ShardWriter:
         self.checksums[f"{split}/{self._name}.bin"] = self._checksum
         for suffix in ("lineage.npy", "idx"):
             path = self._folder / f"{self._name}.{suffix}"
-            self.checksums[f"{split}/{path.name}"] = zlib.crc32(path.read_bytes())
+            self.checksums[f"{split}/{path.name}"] = isal_zlib.crc32(path.read_bytes())
 
 
 def _stretches(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
