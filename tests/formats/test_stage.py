@@ -77,16 +77,6 @@ def test_an_interrupted_stage_continues_from_its_complete_parts(folder):
     assert not (folder / "out/started.json").exists()
 
 
-def test_a_stage_killed_right_after_its_manifest_leaves_no_mark(folder):
-    with pytest.raises(KeyboardInterrupt):
-        copy(config(folder), fail_after=1)
-    mark = (folder / "out/started.json").read_text()
-    first, _ = copy(config(folder))
-    (folder / "out/started.json").write_text(mark)
-    assert copy(config(folder)) == (first, 0)
-    assert not (folder / "out/started.json").exists()
-
-
 def test_a_changed_setting_is_named_and_nothing_is_mixed(folder):
     copy(config(folder))
     with pytest.raises(StaleError, match=r"copy\.times 2 -> 3"):
@@ -221,6 +211,61 @@ def test_a_stage_killed_at_random_instants_ends_with_the_bytes_of_an_uninterrupt
     assert parts == {f"{part}.txt": expected for part in range(400)}
     assert set(files) - set(parts) == {"manifest.json", "config.yaml", ".lock"}
     assert len(json.loads(files["manifest.json"])["outputs"]) == 400
+
+
+KILLED_AT_EVERY_CHANGE = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from test_stage import config, copy
+
+    def die_at(wanted, after):
+        count = 0
+        def watched(change):
+            def watch(*given, **named):
+                nonlocal count
+                count += 1
+                if count == wanted and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                try:
+                    return change(*given, **named)
+                finally:
+                    if count == wanted:
+                        os.kill(os.getpid(), signal.SIGKILL)
+            return watch
+        for name in ("mkdir", "replace", "unlink", "rmdir"):
+            setattr(os, name, watched(getattr(os, name)))
+
+    for wanted in range(1, 100):
+        for after in (False, True):
+            folder = Path({folder!r}, f"{{wanted}}-{{after}}")
+            folder.mkdir()
+            (folder / "in.txt").write_text("text")
+            child = os.fork()
+            if child == 0:
+                die_at(wanted, after)
+                copy(config(folder))
+                os._exit(0)
+            if os.waitpid(child, 0)[1] == 0:
+                sys.exit()
+            copy(config(folder))
+"""
+
+
+def test_a_stage_killed_before_or_after_any_change_of_its_folder_ends_as_if_it_was_not(folder):
+    code = textwrap.dedent(
+        KILLED_AT_EVERY_CHANGE.format(tests=str(Path(__file__).parent), folder=str(folder))
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    *killed, undisturbed = sorted(folder.glob("*-*"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(killed) > 10
+    for run in killed:
+        files = {path.name: path.read_bytes() for path in (run / "out").iterdir()}
+        manifest = json.loads(files.pop("manifest.json"))
+        assert manifest["outputs"] == {"0.txt": 4, "1.txt": 4}
+        assert sorted(files) == [".lock", "0.txt", "1.txt", "config.yaml"], run.name
+        assert (files["0.txt"], files["1.txt"]) == (b"text", b"text")
+    assert (undisturbed / "out/manifest.json").exists()
 
 
 def test_the_lock_goes_with_its_process(folder):

@@ -49,8 +49,10 @@ def run(config: FetchConfig) -> Manifest:
                 (stage.folder / split).mkdir(exist_ok=True)
                 for name in files:
                     target = stage.folder / split / Path(name).name
-                    if not target.exists():
-                        os.replace(_download(config, name, cache), target)
+                    if target.exists():
+                        progress.skip(1)
+                        continue
+                    os.replace(_download(config, name, cache), target)
                     progress.advance()
         rmtree(cache, ignore_errors=True)
         return stage.finish(counts={"files": total})

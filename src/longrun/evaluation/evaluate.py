@@ -69,7 +69,9 @@ def run(config: EvaluateConfig) -> Manifest:
         with Grader() as grader, show_progress("evaluate", total, "solutions") as progress:
             for (label, benchmark), rows in predictions.items():
                 path = stage.folder / "grades" / label / f"{benchmark}.jsonl"
-                if not path.exists():
+                if path.exists():
+                    progress.skip(len(rows))
+                else:
                     _write_grades(path, (grader, judge), rows, progress)
                 grades[label, benchmark] = read_grades(path)
             summary = _summarise(grader, grades, read_rewards(config.rewards, grades))

@@ -172,10 +172,10 @@ class _Writer:
         total = len(problems) * self._config.samples
         if path.exists():
             unfinished.remove()
-            progress.advance(total)
+            progress.skip(total)
             return []
         rows = list(unfinished.found)
-        progress.advance(len(rows))
+        progress.skip(len(rows))
         missing = self._missing(benchmark, problems, {(row.id, row.sample) for row in rows})
         for prediction in self._write(benchmark, missing):
             unfinished.add(prediction)

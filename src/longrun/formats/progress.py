@@ -40,6 +40,9 @@ class Progress:
     resumed: float = 0.0
     note: str = ""
     began: float = 0.0
+    first_done: float | None = None
+    """How far it was at the first report, at ``first_at``."""
+    first_at: float = 0.0
     line_at: float = 0.0
     file_at: float = 0.0
 
@@ -48,6 +51,8 @@ class Progress:
         self.done += amount
         self.note = note or self.note
         now = time.monotonic()
+        if self.first_done is None:
+            self.first_done, self.first_at = self.done, now
         if self.bars is not None:
             self.bars.update(self.bars.task_ids[0], completed=self.done, figures=self.figures())
         elif now - self.line_at >= LINE_SECONDS:
@@ -57,13 +62,27 @@ class Progress:
             self.file_at = now
             self._keep()
 
+    def skip(self, amount: float) -> None:
+        """Count ``amount`` units that an earlier run did."""
+        self.done += amount
+        self.resumed += amount
+        if self.first_done is not None:
+            self.first_done += amount
+
     def figures(self) -> str:
         """Rate, time left and the note: ``340 records/s, 11 s left, loss 0.31``."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.resumed) / seconds
-        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
-        shown = f"{format_count(rate)} {self.unit}/s, {left} left"
+        shown = f"{format_count(rate)} {self.unit}/s, {self._time_left()} left"
         return f"{shown}, {self.note}" if self.note else shown
+
+    def _time_left(self) -> str:
+        """Judge by what came after the first report: what came before held start and warm-up."""
+        if self.done >= self.total:
+            return format_seconds(0)
+        seconds = time.monotonic() - self.first_at
+        since = 0.0 if self.first_done is None else self.done - self.first_done
+        return format_seconds((self.total - self.done) * seconds / since) if since > 0 else "?"
 
     def line(self) -> str:
         """One plain line: ``prepare: 1.2k/5k records (24 %), 340 records/s, 11 s left``."""
