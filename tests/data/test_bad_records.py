@@ -46,6 +46,12 @@ def test_null_bytes_in_a_text_are_text(make_config, tmp_path):
     assert text.count("\0") == 3
 
 
+def test_a_byte_order_mark_is_read_over(make_config, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + line() + line())
+    assert prepare.run(make_config(data=path)).counts["documents"] == 2
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [

@@ -18,6 +18,7 @@ PIECES = [
     *(b" ", b"\n", b"\x00", b"\x1f"),
     *(b"\xff", b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\xef\xbb\xbf"),
 ]
+MARK = b"\xef\xbb\xbf"
 LINES = [
     b'{"problem": "p", "solution": "\\\\frac{1}{2} \\n \\u00e9", "n": 12, "l": [1, {"a": null}]}\n',
     '{"é": "日本 \\ud83d\\ude00", "rate": 0.30000000000000004}'.encode(),
@@ -27,7 +28,7 @@ LINES = [
 
 def exact(line: bytes) -> object:
     try:
-        return repr(msgspec.json.decode(line, type=dict[str, Any]))
+        return repr(msgspec.json.decode(line.removeprefix(MARK), type=dict[str, Any]))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
 
@@ -77,5 +78,6 @@ def test_without_simdjson_everything_is_read_by_msgspec(monkeypatch):
     monkeypatch.setattr("longrun.data.records.find_spec", lambda _: None)
     decode = record_decoder()
     assert decode(b'\n {"a": [1]}') == {"a": [1]}
+    assert decode(MARK + b'{"a": 1}') == {"a": 1}
     with pytest.raises(msgspec.DecodeError):
         decode(b"[1]")

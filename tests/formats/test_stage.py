@@ -125,7 +125,7 @@ def test_an_output_that_is_a_file_is_refused(folder):
 
 def test_a_missing_input_is_named(folder):
     (folder / "in.txt").unlink()
-    with pytest.raises(InputError, match=r"in\.txt: does not exist"):
+    with pytest.raises(InputError, match=r"in\.txt: does not exist; correct source_file or"):
         copy(config(folder))
 
 

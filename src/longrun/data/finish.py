@@ -16,7 +16,7 @@ from longrun.data.tally import LENGTH_EDGES, Tally
 from longrun.errors import InputError
 from longrun.formats.atomic import atomic_folder, write_text
 from longrun.formats.conversation import Conversation
-from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, Sources
+from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, Sources, read_description
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.stage import Stage
@@ -57,13 +57,7 @@ class PartIndex:
         Raises:
             InputError: it is absent or damaged.
         """
-        path = folder / INDEX_NAME
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError.at(
-                path, None, f"cannot be read ({error}); run prepare again"
-            ) from None
+        return read_description(folder / INDEX_NAME, cls)
 
 
 def tally_path(folder: Path, name: str) -> Path:

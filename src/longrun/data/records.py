@@ -13,6 +13,7 @@ import msgspec
 
 Decode = Callable[[bytes], dict[str, Any]]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some programs write it before the first line; it says nothing, and simdjson reads over it."""
 
 
 def record_decoder() -> Decode:
@@ -21,7 +22,11 @@ def record_decoder() -> Decode:
     The function raises ``msgspec.DecodeError`` or ``UnicodeDecodeError`` where the line is not one
     JSON object in UTF-8.
     """
-    exact = msgspec.json.Decoder(dict[str, Any]).decode
+    strict = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def exact(line: bytes) -> dict[str, Any]:
+        return strict(line.removeprefix(_BYTE_ORDER_MARK))
+
     if find_spec("simdjson") is None:  # there are no wheels of it for the newest Python
         return exact
     import simdjson
@@ -30,9 +35,8 @@ def record_decoder() -> Decode:
 
     def decode(line: bytes) -> dict[str, Any]:
         record: object = None
-        if not line.startswith(_BYTE_ORDER_MARK):  # simdjson would read over it
-            with suppress(ValueError, RuntimeError):
-                record = parse(line, True)
+        with suppress(ValueError, RuntimeError):
+            record = parse(line, True)
         return record if isinstance(record, dict) else exact(line)
 
     return decode

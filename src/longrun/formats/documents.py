@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 LINEAGE = np.dtype([("source_file", "<i4"), ("line", "<i8"), ("problem", "<u8"), ("mode", "i1")])
 """Row of a lineage file. ``line`` counts from 0 inside the part; see ``Sources.first_lines``."""
 
+DescriptionT = TypeVar("DescriptionT")
 Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
 
@@ -82,13 +83,23 @@ class Sources:
         Raises:
             InputError: it is absent or damaged.
         """
-        path = folder / SOURCES_NAME
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError.at(
-                path, None, f"cannot be read ({error}); run prepare again"
-            ) from None
+        return read_description(folder / SOURCES_NAME, cls)
+
+
+def read_description(path: Path, kind: type[DescriptionT]) -> DescriptionT:
+    """Read a JSON object into a dataclass, one key for each field.
+
+    Raises:
+        InputError: the file is absent or damaged.
+    """
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError.at(
+            path, None, f"cannot be read ({error.strerror}); name a folder made by prepare"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise InputError.at(path, None, f"is damaged ({error}); run prepare again") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,21 @@ def of_path(path: Path) -> str:
 
 
 def of_inputs(inputs: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]]:
-    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``, in order."""
-    return {name: {str(path): of_path(path) for path in paths} for name, paths in inputs.items()}
+    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``, in order.
+
+    Raises:
+        InputError: nothing is at a path; names the input.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, paths in inputs.items():
+        found[name] = {}
+        for path in paths:
+            if not path.exists():
+                raise InputError.at(
+                    path, None, f"does not exist; correct {name} or run the stage that makes it"
+                )
+            found[name][str(path)] = of_path(path)
+    return found
 
 
 def _of_file(path: Path) -> str:
