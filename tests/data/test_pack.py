@@ -68,6 +68,8 @@ def test_documents_of_an_unfinished_stage_are_refused(prepared, tmp_path):
     with pytest.raises(InputError, match="not the output of a finished stage"):
         pack.run(make(prepared, tmp_path))
     assert not (tmp_path / "packs").exists()
+    with pytest.raises(InputError, match="none: does not exist: not the output of a finished"):
+        pack.run(make(tmp_path / "none", tmp_path))
 
 
 def test_figures_describe_the_first_epoch(prepared, tmp_path):

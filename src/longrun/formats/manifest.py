@@ -52,8 +52,11 @@ class Manifest:
             ledger = raw.pop("ledger")
             manifest = cls(**raw, ledger=None if ledger is None else Ledger(**ledger))
         except FileNotFoundError:
+            found = f"has no {MANIFEST_NAME}" if folder.exists() else "does not exist"
             raise InputError.at(
-                folder, None, f"has no {MANIFEST_NAME}: not the output of a finished stage"
+                folder,
+                None,
+                f"{found}: not the output of a finished stage; run it, or correct the path",
             ) from None
         except (ValueError, TypeError, KeyError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
