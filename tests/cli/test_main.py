@@ -85,7 +85,10 @@ def test_a_dry_run_of_a_stage_prints_settings_that_are_a_valid_input(folder):
         (["run", "small.yaml"], "longrun: small.yaml: setting 'data' must be given: data=VALUE"),
         (["run", "small.yaml", "data=a", "pack.sed=1"], "did you mean seed?"),
         (["pack", "documents=d", "output_dir=o", "pack_size=-4"], "greater than or equal to 2"),
-        (["pack", "documents=none", "output_dir=o"], "longrun: none: has no manifest.json"),
+        (
+            ["pack", "documents=none", "output_dir=o"],
+            "longrun: none: does not exist: not the output of a",
+        ),
         (["pack", "documents=d", "--sizes=3"], "no such option --sizes"),
         (["average", "--steps=3"], "no such option --steps; settings are name=value"),
         (["pack", "documents=d", "--replace"], "--replace has no effect without --cluster"),
