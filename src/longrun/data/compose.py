@@ -165,11 +165,9 @@ def find_budget(runs: list[Run]) -> int | None:
 def find_notices(runs: list[Run]) -> Iterator[bytes]:
     """Yield the notices of a response in order."""
     for run in runs:
-        if SpanKind.NOTICE not in run.kinds:
-            continue
-        for kind, begin, end in run.pieces():
-            if kind is SpanKind.NOTICE:
-                yield run.text[begin:end]
+        if SpanKind.NOTICE in run.kinds:
+            pieces = run.pieces()
+            yield from (run.text[a:b] for kind, a, b in pieces if kind is SpanKind.NOTICE)
 
 
 def cut_runs(text: bytes, borders: list[Border]) -> list[Run]:

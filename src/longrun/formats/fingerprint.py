@@ -24,11 +24,11 @@ def of_value(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def of_path(path: Path) -> str:
+def of_path(path: Path, name: str) -> str:
     """Fingerprint what is at ``path``: a finished stage, a file, or a folder of files.
 
     Raises:
-        InputError: nothing is there.
+        InputError: nothing is there; says that ``name`` is to be corrected.
     """
     if (path / MANIFEST_NAME).is_file():
         return Manifest.read(path).fingerprint
@@ -37,25 +37,16 @@ def of_path(path: Path) -> str:
     if path.is_dir():
         files = sorted(inside for inside in path.rglob("*") if inside.is_file())
         return of_value({str(file.relative_to(path)): _of_file(file) for file in files})
-    raise InputError.at(path, None, "does not exist")
+    raise InputError.at(
+        path, None, f"does not exist; correct {name} or run the stage that makes it"
+    )
 
 
 def of_inputs(inputs: Mapping[str, Iterable[Path]]) -> dict[str, dict[str, str]]:
-    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``, in order.
-
-    Raises:
-        InputError: nothing is at a path; names the input.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for name, paths in inputs.items():
-        found[name] = {}
-        for path in paths:
-            if not path.exists():
-                raise InputError.at(
-                    path, None, f"does not exist; correct {name} or run the stage that makes it"
-                )
-            found[name][str(path)] = of_path(path)
-    return found
+    """Fingerprint every path of every named input: ``{name: {path: fingerprint}}``, in order."""
+    return {
+        name: {str(path): of_path(path, name) for path in paths} for name, paths in inputs.items()
+    }
 
 
 def _of_file(path: Path) -> str:

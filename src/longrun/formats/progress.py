@@ -36,23 +36,30 @@ class Progress:
     unit: str
     bars: Bars | None
     file: Path | None
-    done: float = 0.0
     resumed: float = 0.0
+    """Done by an earlier run."""
+    worked: float = 0.0
+    """Done by this run."""
     note: str = ""
     began: float = 0.0
-    first_done: float | None = None
-    """How far it was at the first report, at ``first_at``."""
+    first_worked: float | None = None
+    """``worked`` at the first report, at ``first_at``."""
     first_at: float = 0.0
     line_at: float = 0.0
     file_at: float = 0.0
 
+    @property
+    def done(self) -> float:
+        """Units done by now, whoever did them."""
+        return self.resumed + self.worked
+
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Count ``amount`` units done; ``note`` (loss, accuracy) is shown beside the rate."""
-        self.done += amount
+        self.worked += amount
         self.note = note or self.note
         now = time.monotonic()
-        if self.first_done is None:
-            self.first_done, self.first_at = self.done, now
+        if self.first_worked is None:
+            self.first_worked, self.first_at = self.worked, now
         if self.bars is not None:
             self.bars.update(self.bars.task_ids[0], completed=self.done, figures=self.figures())
         elif now - self.line_at >= LINE_SECONDS:
@@ -64,15 +71,12 @@ class Progress:
 
     def skip(self, amount: float) -> None:
         """Count ``amount`` units that an earlier run did."""
-        self.done += amount
         self.resumed += amount
-        if self.first_done is not None:
-            self.first_done += amount
 
     def figures(self) -> str:
         """Rate, time left and the note: ``340 records/s, 11 s left, loss 0.31``."""
         seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = (self.done - self.resumed) / seconds
+        rate = self.worked / seconds
         shown = f"{format_count(rate)} {self.unit}/s, {self._time_left()} left"
         return f"{shown}, {self.note}" if self.note else shown
 
@@ -81,7 +85,7 @@ class Progress:
         if self.done >= self.total:
             return format_seconds(0)
         seconds = time.monotonic() - self.first_at
-        since = 0.0 if self.first_done is None else self.done - self.first_done
+        since = 0.0 if self.first_worked is None else self.worked - self.first_worked
         return format_seconds((self.total - self.done) * seconds / since) if since > 0 else "?"
 
     def line(self) -> str:
@@ -115,14 +119,13 @@ def show_progress(label: str, total: float, unit: str, done: float = 0.0) -> Ite
         unit=unit,
         bars=bars,
         file=Path(kept) if kept else None,
-        done=done,
         resumed=done,
         began=now,
         line_at=now,
     )
     if bars is None:
         yield progress
-        if progress.done > progress.resumed:
+        if progress.worked:
             log.info("%s", progress.line())
     else:
         with bars:

@@ -101,7 +101,7 @@ class Training:
                 "model": self.config.model,
             }
             found = self.config.identity() | {"steps": self.num_steps}
-            found |= {name: fingerprint.of_path(place) for name, place in places.items()}
+            found |= {name: fingerprint.of_path(place, name) for name, place in places.items()}
         return broadcast_object(found)
 
 
