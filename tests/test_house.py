@@ -1,9 +1,13 @@
 """The house rules that a linter cannot hold."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import longrun
 
@@ -47,3 +51,27 @@ def test_every_module_says_what_it_is_in_ascii_and_stays_readable(path):
     assert ast.get_docstring(ast.parse(text)), "no docstring"
     assert text.isascii()
     assert len(text.splitlines()) <= 500
+
+
+PROJECT = ROOT.parent.parent
+
+
+def test_every_dependency_has_one_exact_version_within_its_range():
+    lines = (PROJECT / "constraints.txt").read_text().split()
+    exact = {name: version for name, _, version in (line.partition("==") for line in lines)}
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = [Requirement(line) for line in project["dependencies"]]
+    named += [Requirement(line) for extra in ("dev", "bench", "hub") for line in extras[extra]]
+    for requirement in named:
+        if requirement.name != "torch":  # the Makefile names its version
+            assert requirement.specifier.contains(exact[canonicalize_name(requirement.name)]), (
+                requirement
+            )
+
+
+def test_no_advice_installs_the_stranger_of_the_same_name():
+    # On the package index `longrun` is another project: advice names what is missing itself.
+    texts = [*ROOT.rglob("*.py"), *(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
+    advice = re.compile(r"pip install\s+['\"]?longrun(?!-train)\b")
+    assert not [path for path in texts if advice.search(path.read_text())]

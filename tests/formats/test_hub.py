@@ -97,7 +97,9 @@ def test_what_the_hub_does_not_have_names_the_command_and_the_alternative(run, t
 
 def test_without_the_extra_it_is_named(run):
     said = run("http://127.0.0.1:9", "-c", FETCH, "aime24", "without").stdout
-    assert "huggingface_hub is not installed; pip install 'longrun[hub]', or where there is" in said
+    assert (
+        "huggingface_hub is not installed; pip install huggingface_hub, or where there is" in said
+    )
 
 
 def test_the_stage_fetch_gets_the_files_of_a_split(run, tmp_path):

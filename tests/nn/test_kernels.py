@@ -269,4 +269,4 @@ def test_fa4_is_offered_only_with_the_functions_it_calls(source, obstacle, tmp_p
         for name in ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface"):
             sys.modules.pop(name, None)
     assert re.search(obstacle, found)
-    assert found.endswith("pip install 'longrun[gpu]'")
+    assert found.endswith("pip install 'flash-attn-4[cu13]'")

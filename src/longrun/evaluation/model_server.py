@@ -61,7 +61,7 @@ class ModelServer:
         if shutil.which(command[0]) is None:
             raise ResourceError(
                 f"generate.engine={engine}: the program {command[0]} is missing; install it"
-                f" (`pip install longrun[{engine}]`), or set generate.server.command"
+                f" (`pip install {engine}`), or set generate.server.command"
             )
         self.url = f"http://127.0.0.1:{port}/v1"
         log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def fetch_missing(benchmarks: Iterable[Benchmark]) -> None:
 
 def _not_installed(error: ImportError, remedy: str = "") -> ResourceError:
     others = f", or {remedy}" if remedy else ""
-    return ResourceError(f"{error.name} is not installed; pip install 'longrun[hub]'{others}")
+    return ResourceError(f"{error.name} is not installed; pip install {error.name}{others}")
 
 
 def _unreachable(what: str, error: Exception, remedy: str) -> ResourceError:

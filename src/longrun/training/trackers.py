@@ -42,7 +42,7 @@ def check_trackers(config: TrainConfig) -> None:
         if wants and importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"train.{package}: the package {package} is not installed;"
-                f" python -m pip install 'longrun[{package}]'"
+                f" python -m pip install {package}"
             )
 
 

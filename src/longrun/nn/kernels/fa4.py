@@ -30,7 +30,7 @@ CONSUMER_BLACKWELL = 12
 """Major version whose backward pass has no deterministic form."""
 HOPPER_HEAD, OTHER_HEAD = 256, 128
 """Largest head_dim on Hopper and elsewhere."""
-INSTALL = "pip install 'longrun[gpu]'"
+INSTALL = "pip install 'flash-attn-4[cu13]'"
 NEEDED = {
     "_flash_attn_fwd": (
         "q k v cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k softmax_scale causal return_lse"
