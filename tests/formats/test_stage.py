@@ -104,6 +104,28 @@ def test_a_changed_input_is_named(folder):
         copy(config(folder))
 
 
+def test_another_version_of_the_program_leaves_output_as_it_is(folder, monkeypatch):
+    first, _ = copy(config(folder))
+    monkeypatch.setattr("longrun.__version__", "9.9.9")
+    assert copy(config(folder)) == (first, 0)
+    assert first.version != "9.9.9"
+
+
+def test_an_interrupted_stage_continues_under_another_version(folder, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        copy(config(folder), fail_after=1)
+    monkeypatch.setattr("longrun.__version__", "9.9.9")
+    manifest, written = copy(config(folder))
+    assert (manifest.version, written) == ("9.9.9", 1)
+
+
+def test_a_raised_revision_makes_output_stale(folder, monkeypatch):
+    copy(config(folder))
+    monkeypatch.setattr(CopyConfig, "output_revision", 2)
+    with pytest.raises(StaleError, match="output revision 1 -> 2"):
+        copy(config(folder))
+
+
 def test_moving_the_input_changes_nothing(folder):
     first, _ = copy(config(folder))
     (folder / "in.txt").rename(folder / "moved.txt")

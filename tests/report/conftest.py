@@ -63,6 +63,7 @@ class MiniatureRun:
                 key: {str(path): self.fingerprints.get(str(path), "f" * 32) for path in paths}
                 for key, paths in inputs.items()
             },
+            revision=1,
             version="0.1.0",
             outputs={"a.bin": 1234},
             counts=dict(counts),

@@ -167,7 +167,7 @@ def cut_back(step: int, finished: Path, folder: Path) -> None:
     """Make ``folder`` what a training would have left that was killed after ``step`` steps."""
     shutil.copytree(finished, folder)
     manifest = Manifest.read(folder)
-    names = ("verb", "fingerprint", "settings", "inputs", "version")
+    names = ("verb", "fingerprint", "settings", "inputs", "revision", "version")
     started = {name: getattr(manifest, name) for name in names} | {"started_at": 0.0}
     (folder / STARTED_NAME).write_text(json.dumps(started))
     (folder / "manifest.json").unlink()

@@ -163,6 +163,17 @@ def test_a_training_killed_at_random_instants_is_bitwise_the_uninterrupted_one(
     assert weights(tmp_path / "run") == weights(uninterrupted)
 
 
+def test_a_training_continues_under_another_version_of_the_program(
+    world, alone, interrupt_after, tmp_path, monkeypatch
+):
+    interrupt_after(8, alone, tmp_path / "run")
+    monkeypatch.setattr("longrun.__version__", "9.9.9")
+    manifest = stage.run(world.config(tmp_path / "run", **LONG | {"verify": True}))
+    assert manifest.version == "9.9.9"
+    assert lines(tmp_path / "run") == lines(alone)
+    assert weights(tmp_path / "run") == weights(alone)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_saves_and_names_the_step(world, start, tmp_path, number):
     process = start(world, tmp_path / "run", **LONG | {"max_steps": 5000, "max_epochs": 5000})

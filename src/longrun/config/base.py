@@ -7,7 +7,7 @@ fields marked ``execution()`` say where and how fast, not what; they are not par
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,6 +67,10 @@ class Settings(BaseModel):
 
 class StageConfig(Settings):
     """Settings of one stage."""
+
+    output_revision: ClassVar[int] = 1
+    """Raised by the stage when the same settings and inputs give other output than before: what
+    was made is then stale. Any other change of the program leaves finished stages as they are."""
 
     output_dir: Path
     """Folder that the stage fills; created when missing."""

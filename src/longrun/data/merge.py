@@ -172,8 +172,8 @@ def _without_data(manifest: Manifest) -> Manifest:
 def _refuse_difference(folder: Path, one: Manifest, other_folder: Path, other: Manifest) -> None:
     found = differences(_comparable(other.settings), _comparable(one.settings), "prepare")
     found += changed_inputs(other.inputs, one.inputs)
-    if one.version != other.version:
-        found.append(f"longrun {other.version} -> {one.version}")
+    if one.revision != other.revision:
+        found.append(f"output revision {other.revision} -> {one.revision}")
     if found:
         raise InputError(
             f"merge: {folder} was made differently than {other_folder}: {'; '.join(found)};"

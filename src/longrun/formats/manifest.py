@@ -23,11 +23,14 @@ class Manifest:
 
     verb: str
     fingerprint: str
-    """Hash over ``settings``, ``inputs`` and ``version``; equal fingerprints, equal output."""
+    """Hash over ``verb``, ``settings``, ``inputs`` and ``revision``: what decides the output."""
     settings: dict[str, Any]
     inputs: dict[str, dict[str, str]]
     """Per input name: path -> content fingerprint."""
+    revision: int
+    """Of the stage's output; raised when the stage makes other output than before."""
     version: str
+    """Of the program that made it; for information only."""
     outputs: dict[str, int]
     """Every file below the folder -> its size in bytes."""
     counts: dict[str, float] = field(default_factory=dict)

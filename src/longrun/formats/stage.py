@@ -45,19 +45,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What decides a stage's output: settings, content of the inputs, version of the program."""
+    """What decides a stage's output: settings, content of the inputs, revision of the stage."""
 
     verb: str
     settings: dict[str, Any]
     inputs: dict[str, dict[str, str]]
-    version: str
+    revision: int
+    """Of the stage's output, see ``StageConfig.output_revision``."""
 
     @property
     def fingerprint(self) -> str:
         """Hash that does not depend on where files lie, only on what is in them."""
         contents = {name: list(paths.values()) for name, paths in self.inputs.items()}
         return fingerprint.of_value(
-            {"verb": self.verb, "settings": self.settings, "inputs": contents, "v": self.version}
+            {
+                "verb": self.verb,
+                "settings": self.settings,
+                "inputs": contents,
+                "revision": self.revision,
+            }
         )
 
 
@@ -86,7 +92,8 @@ class Stage:
             fingerprint=self.identity.fingerprint,
             settings=self.identity.settings,
             inputs=self.identity.inputs,
-            version=self.identity.version,
+            revision=self.identity.revision,
+            version=longrun.__version__,
             outputs=outputs,
             counts=dict(counts),
             ledger=ledger,
@@ -106,7 +113,7 @@ def identify(verb: str, config: StageConfig) -> Identity:
         InputError: an input does not exist.
     """
     contents = fingerprint.of_inputs(config.inputs())
-    return Identity(verb, config.identity(), contents, longrun.__version__)
+    return Identity(verb, config.identity(), contents, config.output_revision)
 
 
 @contextmanager
@@ -164,8 +171,8 @@ def compare(folder: Path, identity: Identity) -> list[str]:
             return []
         found = differences(old["settings"], identity.settings, identity.verb)
         found += changed_inputs(old["inputs"], identity.inputs)
-        if old["version"] != identity.version:
-            found.append(f"longrun {old['version']} -> {identity.version}")
+        if old["revision"] != identity.revision:
+            found.append(f"output revision {old['revision']} -> {identity.revision}")
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{source.name} is damaged"]
     return found or [f"{identity.verb} was {old.get('verb')}"]
@@ -205,7 +212,8 @@ def _mark_started(folder: Path, identity: Identity, now: float) -> float:
         "fingerprint": identity.fingerprint,
         "settings": identity.settings,
         "inputs": identity.inputs,
-        "version": identity.version,
+        "revision": identity.revision,
+        "version": longrun.__version__,
         "started_at": now,
     }
     write_text(path, json.dumps(mark, indent=2, sort_keys=True))

@@ -14,7 +14,7 @@ from longrun.report.stages import FinishedStage, Graph, read_stages
 
 def graph(count: int, edges: set[tuple[int, int]]) -> Graph:
     manifest = Manifest(
-        verb="train", fingerprint="", settings={}, inputs={}, version="", outputs={}
+        verb="train", fingerprint="", settings={}, inputs={}, revision=1, version="", outputs={}
     )
     stages = tuple(FinishedStage(f"s{i}", Path(f"s{i}"), manifest, 0.0) for i in range(count))
     return Graph(stages, frozenset(edges))
