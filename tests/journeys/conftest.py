@@ -53,3 +53,18 @@ def demo(tmp_path_factory, environment) -> Demo:
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     return Demo(folder, done.stdout, environment)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A folder with a finished run of every stage; tests copy what they change."""
+    folder = tmp_path_factory.mktemp("tiny")
+    sys.path.insert(0, str(ROOT / "bench"))
+    from attack.tiny import build
+
+    before = Path.cwd()
+    try:
+        build(folder)
+    finally:
+        os.chdir(before)
+    return folder
