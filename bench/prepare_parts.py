@@ -20,7 +20,8 @@ from isal import isal_zlib
 from corpus import generated_rows, read_rows, write_corpus
 from longrun.config.stages import PrepareConfig
 from longrun.data.compose import TOOL_MODE, Composer, Draft
-from longrun.data.encode import EncodedBatch, Encoder, encode_fast, load_fast
+from longrun.data.encode import EncodedBatch, Encoder
+from longrun.data.engines import encode_fast, load_fast
 from longrun.data.part_worker import PartWorker
 from longrun.data.prepare import load_conversation
 from longrun.data.shards import ShardWriter

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from longrun.data import encode
+from longrun.data import engines
 from longrun.data.compose import Composer, Draft, Run
-from longrun.data.encode import Encoder, choose_engine
+from longrun.data.encode import Encoder
+from longrun.data.engines import choose_engine
 from longrun.data.prepare import load_conversation
 from longrun.data.sources import SourceFile
 from longrun.formats.spans import SpanKind
@@ -151,7 +152,7 @@ def test_an_engine_that_differs_is_not_used(composer, caplog, monkeypatch):
         def encode(self, text):
             return np.zeros(1, np.uint32)
 
-    monkeypatch.setattr(encode, "load_fast", lambda tokenizer: Differs())
+    monkeypatch.setattr(engines, "load_fast", lambda tokenizer, continues: Differs())
     one = draft(composer, "x", [[(SpanKind.ANSWER, "y")]])
     with caplog.at_level(logging.WARNING):
         assert not choose_engine(composer.tokenizer, [one])
@@ -166,26 +167,26 @@ def test_a_tokenizer_that_gigatoken_cannot_load_uses_tokenizers(samples, tmp_pat
 
 
 def test_a_large_cache_is_thrown_away(encoders, monkeypatch):
-    first = encode.load_fast(encoders[0].tokenizer)
+    first = engines.load_fast(encoders[0].tokenizer)
     encoders[0].renew()
-    assert encode.load_fast(encoders[0].tokenizer) is first
-    monkeypatch.setattr(encode, "resident_bytes", lambda: 1 << 40)
+    assert engines.load_fast(encoders[0].tokenizer) is first
+    monkeypatch.setattr("longrun.data.encode.resident_bytes", lambda: 1 << 40)
     encoders[0].renew()
-    assert encode.load_fast(encoders[0].tokenizer) is not first
+    assert engines.load_fast(encoders[0].tokenizer) is not first
 
 
 @pytest.fixture
 def work(monkeypatch):
     """Encode batches as a worker does; return how often the fast engine was built."""
     built = []
-    real = encode.gigatoken.Tokenizer.from_json
+    real = engines.gigatoken.Tokenizer.from_json
     monkeypatch.setattr(
-        encode.gigatoken.Tokenizer, "from_json", lambda content: built.append(1) or real(content)
+        engines.gigatoken.Tokenizer, "from_json", lambda content: built.append(1) or real(content)
     )
 
     def work(encoder, batches) -> int:
         built.clear()
-        encode.load_fast.cache_clear()
+        engines.load_fast.cache_clear()
         for batch in batches:
             encoder.encode(batch)
             if encoder.has_grown():
@@ -205,14 +206,14 @@ GROWING = """
 import sys
 from pathlib import Path
 import numpy as np
-from longrun.data import encode
+from longrun.data import encode, engines
 from longrun.data.compose import Draft, Run
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
 
 built = []
-real = encode.gigatoken.Tokenizer.from_json
-encode.gigatoken.Tokenizer.from_json = lambda content: built.append(1) or real(content)
+real = engines.gigatoken.Tokenizer.from_json
+engines.gigatoken.Tokenizer.from_json = lambda content: built.append(1) or real(content)
 tokenizer = ExactTokenizer(Path(sys.argv[1]), sys.argv[2])
 rng = np.random.default_rng(0)
 letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
@@ -228,7 +229,7 @@ for most in (1, 1 << 40):
             encoder.renew()
     print(len(built))
     built.clear()
-    encode.load_fast.cache_clear()
+    engines.load_fast.cache_clear()
 assert all(map(np.array_equal, tokens[:6], tokens[6:]))
 """
 

@@ -145,7 +145,13 @@ class Saver:
 
 
 def _copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    stager = DefaultStager(StagingOptions(False, False, False, False))
+    options = StagingOptions(
+        use_pinned_memory=False,
+        use_shared_memory=False,
+        use_async_staging=False,
+        use_non_blocking_copy=False,
+    )
+    stager = DefaultStager(options)
     copies = stager.stage(dict(tensors))
     if isinstance(copies, Future):
         copies = copies.result()

@@ -16,21 +16,18 @@ those of the text::
     starts   0      4       6          tokens that start before 5: two
     spans    [tool, \n\n] [So]
 
-Two engines give the same tokens: gigatoken, about a hundred times faster, is used when it equals
-``tokenizers`` on a sample of the user's own records, and ``tokenizers`` otherwise.
+Which engine makes the tokens is in ``longrun.data.engines``.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
-import gigatoken
 import numpy as np
 import numpy.typing as npt
 
 from longrun.data.compose import Draft, Run
+from longrun.data.engines import continuing_runs, encode_fast, load_fast
 from longrun.formats.processes import release_memory, resident_bytes
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
@@ -38,7 +35,6 @@ from longrun.formats.tokens import ExactTokenizer
 _WORTH_BYTES = 20_000_000
 """Growth of the fast engine's cache below which building the engine anew would free too little:
 it takes as long as encoding 100 MB of common text."""
-log = logging.getLogger(__name__)
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -77,6 +73,8 @@ class _Texts:
     texts: list[bytes] = field(default_factory=list)
     hidden: list[int] = field(default_factory=list)
     """Prompts (by position in ``texts``) with look-alikes of control tokens."""
+    continuing: list[int] = field(default_factory=list)
+    """Runs (by position in ``texts``) that get no space in front, because they go on."""
     kinds: list[int] = field(default_factory=list)
     """Of every piece, over all texts."""
     owners: list[int] = field(default_factory=list)
@@ -165,12 +163,15 @@ class Encoder:
 
     def _lay_out(self, drafts: Sequence[Draft]) -> _Texts:
         texts = _Texts()
-        stop = self.tokenizer.stop.encode()
+        tokenizer = self.tokenizer
+        stop = tokenizer.stop.encode()
         for draft in drafts:
-            if self.tokenizer.is_hidden(draft.prompt):
+            if tokenizer.is_hidden(draft.prompt):
                 texts.hidden.append(len(texts.texts))
             texts.add_whole(SpanKind.PROMPT, draft.prompt.encode())
-            for run in draft.runs:
+            for run, continues in zip(draft.runs, continuing_runs(tokenizer, draft), strict=True):
+                if continues:
+                    texts.continuing.append(len(texts.texts))
                 texts.add(run)
             texts.add_whole(SpanKind.STOP, stop)
             texts.end_document()
@@ -178,19 +179,27 @@ class Encoder:
 
     def _encode_texts(self, texts: _Texts) -> tuple[Int32s, Int64s]:
         """Return the tokens of all texts and [texts + 1] bounds between them."""
-        tokens, bounds = self._encode_plain(texts.texts)
-        unsure = sorted({*texts.hidden, *self._runs_with_control(texts, tokens, bounds)})
+        tokens, bounds = self._encode_plain(texts.texts, continues=False)
+        if texts.continuing:
+            chosen = [texts.texts[position] for position in texts.continuing]
+            parts = np.split(*_inner(*self._encode_plain(chosen, continues=True)))
+            tokens, bounds = _replace(tokens, bounds, texts.continuing, parts)
+        unsure = {*texts.hidden, *self._runs_with_control(texts, tokens, bounds)}
+        unsure.update(self._unspelled(tokens, bounds))
         if not unsure:
             return tokens, bounds
-        parts, last = [], 0
-        counts = np.diff(bounds)
-        for position in unsure:
-            exact = self._encode_exactly(texts, position)
-            parts += [tokens[last : bounds[position]], np.array(exact, np.int32)]
-            last = int(bounds[position + 1])
-            counts[position] = len(exact)
-        parts.append(tokens[last:])
-        return np.concatenate(parts), np.append(0, np.cumsum(counts))
+        positions = sorted(unsure)
+        continuing = set(texts.continuing)
+        exact = [self._encode_exactly(texts, at, continues=at in continuing) for at in positions]
+        return _replace(tokens, bounds, positions, exact)
+
+    def _unspelled(self, tokens: Int32s, bounds: Int64s) -> list[int]:
+        """Return the texts with bytes for which the vocabulary has no token."""
+        if not self.fast or self.tokenizer.fast_stand_ins is None:
+            return []
+        found = np.flatnonzero(tokens >= self.tokenizer.fast_stand_ins)
+        owners: list[int] = np.unique(np.searchsorted(bounds, found, side="right") - 1).tolist()
+        return owners
 
     def _runs_with_control(self, texts: _Texts, tokens: Int32s, bounds: Int64s) -> list[int]:
         """Return the runs in which the engine saw a control token: there it is ordinary text."""
@@ -199,26 +208,35 @@ class Encoder:
         among &= tokens <= control[-1]
         found = np.flatnonzero(among)
         owners = np.searchsorted(bounds, found, side="right") - 1
-        is_run = np.ones(len(texts.texts), np.bool_)
-        is_run[texts.first_texts[:-1]] = False  # prompts
-        is_run[np.array(texts.first_texts[1:], np.int64) - 1] = False  # stops
         # Nearly all are of prompts and stops; what is left is looked at closely.
-        inside = is_run[owners]
+        inside = self._is_run(texts)[owners]
         runs: list[int] = np.unique(
             owners[inside][np.isin(tokens[found[inside]], control)]
         ).tolist()
         return runs
 
-    def _encode_exactly(self, texts: _Texts, position: int) -> list[int]:
+    def _encode_exactly(self, texts: _Texts, position: int, *, continues: bool) -> Int32s:
         text = texts.texts[position].decode()
         if position in texts.hidden:
-            return self.tokenizer.encode_rendered(text)
-        return self.tokenizer.encode_text(text)
+            return np.array(self.tokenizer.encode_rendered(text), np.int32)
+        if self._is_run(texts)[position]:
+            encoded = self.tokenizer.encode_with_offsets(text, continues=continues)
+            return np.array(encoded.ids, np.int32)
+        return np.array(self.tokenizer.encode_whole([text])[0], np.int32)
 
-    def _encode_plain(self, texts: list[bytes]) -> tuple[Int32s, Int64s]:
+    @staticmethod
+    def _is_run(texts: _Texts) -> npt.NDArray[np.bool_]:
+        """Return [texts] whether each is part of a response."""
+        is_run = np.ones(len(texts.texts), np.bool_)
+        is_run[texts.first_texts[:-1]] = False  # prompts
+        is_run[np.array(texts.first_texts[1:], np.int64) - 1] = False  # stops
+        return is_run
+
+    def _encode_plain(self, texts: list[bytes], *, continues: bool) -> tuple[Int32s, Int64s]:
         if self.fast:
-            return encode_fast(load_fast(self.tokenizer), texts)
-        whole = self.tokenizer.encode_whole([text.decode() for text in texts])
+            return encode_fast(load_fast(self.tokenizer, continues=continues), texts)
+        decoded = [text.decode() for text in texts]
+        whole = self.tokenizer.encode_whole(decoded, continues=continues)
         encoded = [np.array(ids, np.int32) for ids in whole]
         return np.concatenate(encoded), np.append(0, np.cumsum([len(ids) for ids in encoded]))
 
@@ -250,69 +268,49 @@ class Encoder:
             found = np.searchsorted(before[:-1], wanted.astype(np.int32), side="left")
             starts[inner] = found - rows[of_text] + first[of_text]
             # Normalization changed the text: only the tokenizer knows where its characters went.
-            unsure = several[whole & (np.diff(before[rows]) != sizes)]
+            spelled = np.diff(before[rows])
+            if self.tokenizer.puts_space_in_front:
+                spelled -= self._spaces_in_front(texts, several)
+            unsure = several[whole & (spelled != sizes)]
+        continuing = set(texts.continuing)
         for text in unsure.tolist():
             mine = np.flatnonzero(owners == text)
-            starts[mine] = bounds[text] + self._exact_starts(texts.texts[text], offsets[mine])
+            exact = self._exact_starts(texts.texts[text], offsets[mine], text in continuing)
+            starts[mine] = bounds[text] + exact
         return starts
 
-    def _exact_starts(self, text: bytes, offsets: Int64s) -> Int64s:
+    @staticmethod
+    def _spaces_in_front(texts: _Texts, several: Int64s) -> npt.NDArray[np.int32]:
+        """Return [several] 1 where the tokenizer put a space in front of a text."""
+        return (~np.isin(several, texts.continuing)).astype(np.int32)
+
+    def _exact_starts(self, text: bytes, offsets: Int64s, continues: bool) -> Int64s:
         """Return the number of tokens of ``text`` that start before each of ``offsets`` (bytes)."""
         wanted = [len(text[:offset].decode()) for offset in offsets.tolist()]
-        encoded = self.tokenizer.encode_with_offsets(text.decode())
+        encoded = self.tokenizer.encode_with_offsets(text.decode(), continues=continues)
         return np.searchsorted([begin for begin, _ in encoded.offsets], wanted, side="left")
 
 
-@lru_cache(maxsize=1)
-def load_fast(tokenizer: ExactTokenizer) -> Any:
-    """Load the tokenizer into gigatoken.
+def _inner(tokens: Int32s, bounds: Int64s) -> tuple[Int32s, Int64s]:
+    """Return tokens and the bounds at which ``np.split`` cuts them."""
+    return tokens, bounds[1:-1]
 
-    Raises:
-        RuntimeError: gigatoken does not know a tokenizer of this kind.
-    """
-    engine = gigatoken.Tokenizer.from_json(tokenizer.content)
-    release_memory()  # reading the file took half as much again
-    return engine
+
+def _replace(
+    tokens: Int32s, bounds: Int64s, positions: Sequence[int], others: Sequence[Int32s]
+) -> tuple[Int32s, Int64s]:
+    """Return tokens and bounds with other tokens for the texts at ``positions``, which rise."""
+    parts, last = [], 0
+    counts = np.diff(bounds)
+    for position, other in zip(positions, others, strict=True):
+        parts += [tokens[last : bounds[position]], other]
+        last = int(bounds[position + 1])
+        counts[position] = len(other)
+    parts.append(tokens[last:])
+    return np.concatenate(parts), np.append(0, np.cumsum(counts))
 
 
 @lru_cache(maxsize=1)
 def _resident_when_new() -> int:
     """Return the memory that the process held when this was first asked after ``renew``."""
     return resident_bytes()
-
-
-def encode_fast(engine: Any, texts: list[bytes]) -> tuple[Int32s, Int64s]:
-    """Return the tokens of all texts and [texts + 1] bounds between them."""
-    layout = engine.encode_batch(texts, parallel=False).layout
-    bounds = np.asarray(layout.offsets.data, np.int64)
-    tokens = np.asarray(layout.content.data).view(np.int32)
-    return tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
-
-
-def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
-    """Decide whether gigatoken may be used: it must equal ``tokenizers`` on ``drafts``."""
-    texts = [text for draft in drafts for text in _texts_of(draft)]
-    whole = tokenizer.encode_whole([text.decode() for text in texts])
-    tokenizer.forget()  # two tokenizers at a time would be the most that a worker ever holds
-    try:
-        engine = load_fast(tokenizer)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        log.info("tokens by tokenizers: gigatoken cannot load this tokenizer (%s)", reason)
-        return False
-    num_tokens = 0
-    for text, expected in zip(texts, whole, strict=True):
-        if engine.encode(text).tolist() != expected:
-            log.warning("tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80])
-            return False
-        num_tokens += len(expected)
-    log.info(
-        "tokens by gigatoken: equal to tokenizers on %d sampled texts (%d tokens)",
-        len(texts),
-        num_tokens,
-    )
-    return True
-
-
-def _texts_of(draft: Draft) -> list[bytes]:
-    return [draft.prompt.encode(), *(run.text for run in draft.runs)]

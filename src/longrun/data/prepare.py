@@ -18,7 +18,8 @@ from shutil import rmtree
 from longrun.config.stages import PrepareConfig
 from longrun.data.compose import Composer, Draft, Run
 from longrun.data.duplicates import KeyJob, keys_path, mark_repeats, remove_marks
-from longrun.data.encode import Encoder, choose_engine
+from longrun.data.encode import Encoder
+from longrun.data.engines import choose_engine
 from longrun.data.finish import (
     PARTS,
     STATS_NAME,

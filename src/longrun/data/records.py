@@ -36,7 +36,7 @@ def record_decoder() -> Decode:
     def decode(line: bytes) -> dict[str, Any]:
         record: object = None
         with suppress(ValueError, RuntimeError):
-            record = parse(line, True)
+            record = parse(line, recursive=True)
         return record if isinstance(record, dict) else exact(line)
 
     return decode

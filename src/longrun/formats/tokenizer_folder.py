@@ -13,7 +13,8 @@ from typing import Any
 from longrun.errors import InputError
 from longrun.formats.atomic import write_text
 from longrun.formats.conversation import Conversation, render_messages
-from longrun.formats.tokens import TOKENIZER_FILE, decode_file, read_bytes
+from longrun.formats.tokenizer_file import decode_file, read_bytes
+from longrun.formats.tokens import TOKENIZER_FILE
 
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"

@@ -25,8 +25,18 @@ from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import Conversation
 from longrun.formats.processes import release_memory
 from longrun.formats.spans import THINK_BEGIN, THINK_END
+from longrun.formats.tokenizer_file import (
+    SPACE_MARK,
+    TokenizerFile,
+    continued,
+    decode_file,
+    decode_vocabulary,
+    missing_bytes,
+    read_bytes,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _TAGS = frozenset(
     {THINK_BEGIN, THINK_END}
     | {
@@ -37,25 +47,6 @@ _TAGS = frozenset(
 )
 _HIDING = "\ufdd0"
 """A noncharacter put inside look-alikes while a template is rendered."""
-
-
-class AddedToken(msgspec.Struct):
-    """A token with a text of its own, outside the merges."""
-
-    id: int
-    content: str
-    special: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-
-
-class TokenizerFile(msgspec.Struct):
-    """The parts of ``tokenizer.json`` that are read here."""
-
-    added_tokens: list[AddedToken] = []
-    normalizer: Any = None
-    pre_tokenizer: Any = None
-    decoder: Any = None
 
 
 @dataclass(frozen=True)
@@ -116,30 +107,54 @@ class ExactTokenizer:
         """Say whether ``hide`` had anything to do in ``text``."""
         return _HIDING in text
 
-    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts in which every control token is meant as one."""
-        return [list(one.ids) for one in self._whole.encode_batch_fast(texts, False)]
+    def encode_whole(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
+        """Return the tokens of texts in which every control token is meant as one.
 
-    def encode_text(self, text: str) -> list[int]:
-        """Return the tokens of a record's text; look-alikes of control tokens stay text."""
-        return list(self._text.encode(text, add_special_tokens=False).ids)
+        ``continues``: the texts go on where others ended; see ``continues``.
+        """
+        encoder = self._whole_continued if continues else self._whole
+        return [list(one.ids) for one in encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def encode_with_offsets(self, text: str) -> Encoding:
+    def encode_text(self, text: str, *, after: str = "") -> list[int]:
+        """Return the tokens of a record's text; look-alikes of control tokens stay text.
+
+        ``after``: the text in front of it, or its end.
+        """
+        return list(self.encode_with_offsets(text, continues=self.continues(after)).ids)
+
+    def encode_with_offsets(self, text: str, *, continues: bool = False) -> Encoding:
         """Encode as ``encode_text`` does; the result also knows each token's characters."""
-        return self._text.encode(text, add_special_tokens=False)
+        encoder = self._text_continued if continues else self._text
+        return encoder.encode(text, add_special_tokens=False)
+
+    def continues(self, after: str) -> bool:
+        """Say whether a text after this one gets no space in front that it would get alone."""
+        rule = self._file.prefix_rule
+        if rule == "none" or not after:
+            return False
+        return rule == "first" or not after.endswith(self._added)
 
     def encode_rendered(self, hidden: str) -> list[int]:
         """Return the tokens of a rendered prompt whose look-alikes are hidden by ``hide``.
 
         Without look-alikes these are the tokens of the whole string.
         """
-        ids = {added.content: added.id for added in self._file.added_tokens}
+        if not self.is_hidden(hidden):
+            return self.encode_whole([hidden])[0]
+        flags = {added.content: added for added in self._file.added_tokens}
         tokens: list[int] = []
-        for part in self._pattern.split(hidden):
+        parts = self._pattern.split(hidden)
+        for position, part in enumerate(parts):
             if part in self.control:
-                tokens.append(ids[part])
-            elif part:
-                tokens += self.encode_text(self._shown(part))
+                tokens.append(flags[part].id)
+                continue
+            before = parts[position - 1] if position else ""
+            if before and flags[before].rstrip:
+                part = part.lstrip()  # noqa: PLW2901  (the token takes the white space)
+            if position + 1 < len(parts) and flags[parts[position + 1]].lstrip:
+                part = part.rstrip()  # noqa: PLW2901
+            if part:
+                tokens += self.encode_text(self.show(part), after=before)
         return tokens
 
     def encode_prompt(
@@ -153,34 +168,39 @@ class ExactTokenizer:
         return self.encode_rendered(conversation.render(mode, record, guard=self.hide))
 
     def byte_lengths(self) -> npt.NDArray[np.uint8 | np.int32] | None:
-        """Return [vocabulary] bytes of text that each token stands for; None: not byte-level.
+        """Return [vocabulary] bytes of text that each token stands for; None: nobody knows.
 
         The type is as small as they allow: every token of the data is looked up here.
         """
-        decoder = self._file.decoder or {}
-        parts = decoder.get("decoders", [decoder])
-        if [part.get("type") for part in parts] != ["ByteLevel"]:
+        spelling = self._file.spelling
+        if spelling is None:
             return None
         vocabulary = self._whole.get_vocab(with_added_tokens=True)
         lengths = np.zeros(max(vocabulary.values()) + 1, np.int32)
         for token, index in vocabulary.items():
-            lengths[index] = len(token)
+            if spelling == "bytes":
+                lengths[index] = len(token)
+            elif _BYTE.fullmatch(token):
+                lengths[index] = 1
+            else:
+                lengths[index] = len(token.replace(SPACE_MARK, " ").encode())
         for added in self._file.added_tokens:
             lengths[added.id] = len(added.content.encode())
         return lengths.astype(np.uint8) if lengths.max() < 256 else lengths
 
     @cached_property
     def keeps_ascii(self) -> bool:
-        """Whether tokens of ASCII text stand for that text, byte for byte, whatever is before it.
+        """See ``TokenizerFile.keeps_ascii``."""
+        return self._file.keeps_ascii
 
-        Unicode's composed form changes no ASCII character and composes nothing across one.
-        """
-        strips = any(added.lstrip or added.rstrip for added in self._file.added_tokens)
-        return not strips and _keeps_ascii(self._file.normalizer, self._file.pre_tokenizer)
+    @property
+    def puts_space_in_front(self) -> bool:
+        """Whether a text that stands alone gets a space in front."""
+        return self._file.prefix_rule != "none"
 
     def forget(self) -> None:
         """Free what was loaded to encode (about 80 MB); it is loaded again when it is needed."""
-        for name in ("_whole", "_text"):
+        for name in ("_whole", "_text", "_whole_continued", "_text_continued"):
             self.__dict__.pop(name, None)
         release_memory()
 
@@ -189,31 +209,72 @@ class ExactTokenizer:
         """The bytes of ``tokenizer.json``."""
         return read_bytes(self.path)
 
+    def fast_content(self, *, continues: bool = False) -> bytes:
+        """Return ``tokenizer.json`` in a form that fast encoders load.
+
+        They want a token for each of the 256 bytes. Where the vocabulary lacks some, stand-ins
+        are added at its end; a text in which one occurs must be encoded by other means.
+        """
+        if not continues and self.fast_stand_ins is None:
+            return self.content
+        content = msgspec.json.decode(self.content)
+        if continues:
+            content = continued(content)
+        if self.fast_stand_ins is not None:
+            vocabulary = content["model"]["vocab"]
+            for number, byte in enumerate(missing_bytes(vocabulary)):
+                vocabulary[byte] = self.fast_stand_ins + number
+        return msgspec.json.encode(content)
+
+    @cached_property
+    def fast_stand_ins(self) -> int | None:
+        """The id from which on ``fast_content`` has stand-ins for bytes; None: it needs none."""
+        if self._file.spelling != "bytes":
+            return None
+        vocabulary = decode_vocabulary(self.content)
+        if not missing_bytes(vocabulary):
+            return None
+        return max(*vocabulary.values(), *(one.id for one in self._file.added_tokens)) + 1
+
     @cached_property
     def _file(self) -> TokenizerFile:
         return decode_file(self.path, self.content)
 
     @cached_property
+    def _added(self) -> tuple[str, ...]:
+        return tuple(added.content for added in self._file.added_tokens)
+
+    @cached_property
     def _text(self) -> Tokenizer:
         """The tokenizer under which control tokens are text and tags are tokens."""
-        tokenizer = self._load()
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+        return self._load(control_is_text=True)
 
     @cached_property
     def _whole(self) -> Tokenizer:
         """The tokenizer under which control tokens are tokens, as everybody else loads it."""
         return self._load()
 
-    def _load(self) -> Tokenizer:
+    @cached_property
+    def _text_continued(self) -> Tokenizer:
+        return self._load(control_is_text=True, continues=True)
+
+    @cached_property
+    def _whole_continued(self) -> Tokenizer:
+        return self._load(continues=True)
+
+    def _load(self, *, control_is_text: bool = False, continues: bool = False) -> Tokenizer:
         content = msgspec.json.decode(self.content)
         for added in content.get("added_tokens", []):
             added["special"] = added["content"] in self.control
         content |= {"truncation": None, "padding": None}
         try:
-            return Tokenizer.from_str(msgspec.json.encode(content).decode())
+            if continues:
+                content = continued(content)
+            tokenizer = Tokenizer.from_str(msgspec.json.encode(content).decode())
         except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
             raise InputError.at(self.path, None, f"is not a tokenizer ({error})") from None
+        tokenizer.encode_special_tokens = control_is_text
+        return tokenizer
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -228,47 +289,13 @@ class ExactTokenizer:
             same += 1
         return first[:same]
 
-    def _shown(self, text: str) -> str:
+    def show(self, text: str) -> str:
+        """Undo ``hide``."""
         if _HIDING not in text:
             return text
         for token in self.control:
             text = text.replace(_hidden(token), token)
         return text
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file; raises ``InputError`` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError.at(path, None, f"cannot be read ({error.strerror})") from None
-
-
-def decode_file(path: Path, content: bytes) -> TokenizerFile:
-    """Decode ``tokenizer.json``; raises ``InputError`` naming ``path`` where it is damaged."""
-    try:
-        return msgspec.json.decode(content, type=TokenizerFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError.at(path, None, f"is damaged ({error}); fetch it again") from None
-
-
-def _keeps_ascii(*components: Any) -> bool:
-    """Say whether normalizers and pre-tokenizers are known to add, drop and change no ASCII."""
-    for component in components:
-        match component:
-            case (
-                None | {"type": "NFC" | "Digits"} | {"type": "ByteLevel", "add_prefix_space": False}
-            ):
-                pass
-            case {"type": "Split", "behavior": str(behavior)} if behavior != "Removed":
-                pass
-            case {"type": "Sequence"}:
-                parts = component.get("normalizers", []) + component.get("pretokenizers", [])
-                if not _keeps_ascii(*parts):
-                    return False
-            case _:
-                return False
-    return True
 
 
 def _hidden(token: str) -> str:
