@@ -70,6 +70,39 @@ def test_a_dry_run_prints_the_graph_and_writes_nothing(folder):
     assert [path.name for path in folder.iterdir()] == ["small.yaml"]
 
 
+def test_both_spellings_of_an_option_are_one(folder):
+    words = ("synthesize", "output_dir=o", "--exp{}name=x", "--num{}training{}jobs=0")
+    dashes, underscores = (
+        longrun("run", "small.yaml", "data=a.jsonl", f"--dry{sign}run", cwd=folder).stdout
+        for sign in "-_"
+    )
+    assert dashes == underscores
+    done = [
+        longrun(words[0], words[1], words[3].format(*sign), cwd=folder, check=False)
+        for sign in ("--", "__")
+    ]
+    assert done[0].stderr == done[1].stderr
+    assert "has no effect on synthesize" in done[0].stderr
+
+
+def test_a_stage_in_the_foreground_replaces_stale_output_when_told(folder):
+    words = (
+        "synthesize",
+        "num_cot=4",
+        "num_tir=1",
+        "num_genselect=1",
+        "num_held_out=1",
+        "output_dir=o",
+    )
+    longrun(*words, cwd=folder)
+    refused = longrun(*words, "seed=7", cwd=folder, check=False)
+    assert "run again with --replace" in refused.stderr
+    longrun(*words, "seed=7", "--replace", cwd=folder)
+    made = (folder / "o/manifest.json").stat().st_mtime_ns
+    longrun(*words, "seed=7", "--replace", cwd=folder)
+    assert (folder / "o/manifest.json").stat().st_mtime_ns == made
+
+
 def test_a_dry_run_of_a_stage_prints_settings_that_are_a_valid_input(folder):
     first = longrun("pack", "documents=d", "output_dir=o", "--dry-run", cwd=folder).stdout
     (folder / "pack.yaml").write_text(first)
@@ -90,8 +123,7 @@ def test_a_dry_run_of_a_stage_prints_settings_that_are_a_valid_input(folder):
             "longrun: none: does not exist: not the output of a",
         ),
         (["pack", "documents=d", "--sizes=3"], "no such option --sizes"),
-        (["average", "--steps=3"], "no such option --steps; settings are name=value"),
-        (["pack", "documents=d", "--replace"], "--replace has no effect without --cluster"),
+        (["average", "--steps=3"], "no such option --steps; it is a setting: write steps=3"),
         (["train", "packs=p", "--num_training_jobs=3"], "--num_training_jobs has no effect"),
         (["pack", "documents=d", "--num_training_jobs=3"], "has no effect on pack"),
         (["status"], "longrun: runs: no runs here"),

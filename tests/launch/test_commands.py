@@ -47,6 +47,33 @@ def test_a_command_runs_to_its_end_here_and_is_found_by_name(tmp_path):
     assert (tmp_path / "out").read_text() == "one\nmore\n"
 
 
+def test_a_command_has_one_before_and_one_after_it_and_takes_what_others_take(caplog, tmp_path):
+    around = {"preprocess_cmd": "echo a > out; true", "postprocess_cmd": "echo c >> out"}
+    others = {"time_min": "00:10:00", "reuse_code": False, "exclusive": True}
+    with caplog.at_level("INFO"):
+        run_cmd("echo b >> out", expname="around", **around, **others)
+    assert (tmp_path / "out").read_text() == "a\nb\nc\n"
+    assert (
+        "run_cmd: exclusive has no effect: `exclusive` of the cluster file says it" in caplog.text
+    )
+    assert "reuse_code" not in caplog.text
+    with pytest.raises(LaunchError):
+        run_cmd("false", expname="stops", postprocess_cmd="echo d >> out")
+    assert (tmp_path / "out").read_text() == "a\nb\nc\n"
+    with pytest.raises(ConfigError, match="no such option time_max; did you mean --time_min"):
+        run_cmd("true", time_max=3)
+
+
+@pytest.mark.parametrize("words", [["--time_min=10", "--reuse-code"], ["--time-min", "10"]])
+def test_options_of_all_commands_stand_before_the_command(words, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"executor: slurm\njob_dir: {tmp_path}/runs\n")
+    command = ["run-cmd", "--cluster=./c.yaml", "--dry-run", *words, "echo", "--time_min=3"]
+    done = longrun(*command)
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --time-min=10" in done.stdout
+    assert "echo --time_min=3" in done.stdout
+
+
 def test_a_command_that_fails_says_its_last_line_and_stops_what_waits_for_it():
     with pytest.raises(LaunchError, match=r"bad failed: the reason \(log: .*log.txt\)"):
         run_cmd("echo the reason >&2; exit 3", expname="bad")

@@ -1,5 +1,6 @@
 """The verbs about clusters: setup, run_cmd."""
 
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -17,11 +18,13 @@ from longrun.cli.options import (
     names_in,
 )
 from longrun.cli.show import make_line_watcher, print_scripts
-from longrun.config.base import nearest
-from longrun.config.cluster import DEFAULT_FOLDER, Cluster, JobSettings
+from longrun.config.cluster import DEFAULT_FOLDER, Cluster
 from longrun.config.reading import parse_override, set_nested
+from longrun.config.reference.option import EVERYWHERE
+from longrun.config.reference.verbs import explain_options, option_name
 from longrun.errors import ConfigError
 from longrun.formats.atomic import write_text
+from longrun.launch.asked import join_commands, read_asked
 from longrun.launch.commands import DEFAULT_NAME, Command, render_scripts, start_command
 
 _QUESTIONS = (
@@ -38,13 +41,22 @@ _QUESTIONS = (
 )
 _LOCAL = {"executor", "job_dir", "gpus_per_node"}
 _CONTAINER = {"container", "mounts"}
+_SIMILAR = 0.75
+_RUN_CMD_HELP = "Run a shell command as a job: longrun run_cmd [options] COMMAND ..."
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to ``app``."""
     app.command()(setup)
     words = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command("run_cmd", context_settings=words)(run_command)
+    options = [
+        "",
+        "\b",
+        "Options of NeMo-Skills, in front of COMMAND:",
+        *explain_options("run_cmd"),
+    ]
+    text = "\n".join([_RUN_CMD_HELP, *options])
+    app.command("run_cmd", help=text, context_settings=words)(run_command)
 
 
 def setup(
@@ -91,21 +103,27 @@ def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
         bool,
         typer.Option("--resumable", help="Started again it goes on: requeue at a time limit."),
     ] = False,
+    preprocess_cmd: Annotated[
+        str | None, typer.Option("--preprocess_cmd", help="What runs before it.")
+    ] = None,
+    postprocess_cmd: Annotated[
+        str | None, typer.Option("--postprocess_cmd", help="What runs after it if it succeeded.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run a shell command as a job: longrun run_cmd [options] COMMAND ..."""
+    """Run a shell command as a job."""
     asked = {
         "container": container,
         "partition": partition,
         "time_limit": time_limit,
         "num_gpus": num_gpus,
     }
-    named = {key: value for key, value in asked.items() if value is not None}
+    others, words = _split(context)
     command = Command(
-        text=_words(context),
+        text=join_commands(preprocess_cmd, " ".join(words), postprocess_cmd),
         cluster=choose_cluster(cluster, config_dir),
         expname=expname,
-        settings=JobSettings.parse(named, "run_cmd"),
+        settings=read_asked(asked, others),
         num_nodes=num_nodes,
         num_parts=num_parts,
         run_after=names_in(run_after),
@@ -120,13 +138,30 @@ def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
         print(f"{handle.name}: job {', '.join(handle.ids)}; longrun logs -f {handle.name}")
 
 
-def _words(context: typer.Context) -> str:
-    # An option that is not known must not become a part of the command.
-    if context.args and context.args[0].startswith("-"):
-        word = context.args[0].split("=")[0]
-        known = [name for option in context.command.params for name in option.opts]
-        raise ConfigError(f"run_cmd: no such option {word}; {nearest(word, known)}")
-    return " ".join(context.args)
+def _split(context: typer.Context) -> tuple[dict[str, Any], list[str]]:
+    """Return the reference's options in front of a command, and the words of the command."""
+    words, others = list(context.args), dict[str, Any]()
+    while words and words[0].startswith("-"):
+        first, rest = words[0], words[1:]
+        option = EVERYWHERE.get(option_name(first))
+        if option is None:
+            # An option that is not known must not become a part of the command.
+            raise ConfigError(
+                f"run_cmd: no such option {first.partition('=')[0]}; {_hint(context)}"
+            )
+        _, sign, text = first.partition("=")
+        if not sign and not option.flag and rest:
+            text, rest = rest[0], rest[1:]
+        others[option_name(first)] = text or None if not option.flag else True
+        words = rest
+    return others, words
+
+
+def _hint(context: typer.Context) -> str:
+    own = [name for option in context.command.params for name in option.opts]
+    word = f"--{option_name(context.args[0])}"
+    close = get_close_matches(word, [*own, *(f"--{name}" for name in EVERYWHERE)], 1, _SIMILAR)
+    return f"did you mean {close[0]}?" if close else "see `longrun run_cmd --help`"
 
 
 def _ask() -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from longrun.cli import cluster_verbs, inspect_verb, plan_verb, run_verbs, stage_verbs
+from longrun.cli.options import with_underscores
 from longrun.errors import LongrunError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
+    context_settings={"token_normalize_func": with_underscores},
 )
 run_verbs.register(app)
 cluster_verbs.register(app)

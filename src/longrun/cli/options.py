@@ -13,6 +13,12 @@ from longrun.config.composition import read_composed
 from longrun.config.reading import read_yaml
 from longrun.launch.ssh import forward
 
+
+def with_underscores(name: str) -> str:
+    """Return the one spelling of an option or verb: ``--dry-run`` is ``--dry_run``."""
+    return name.replace("-", "_")
+
+
 ClusterName = Annotated[
     str | None,
     typer.Option("--cluster", help="Cluster file, by name or path; default: LONGRUN_CLUSTER."),
@@ -31,7 +37,7 @@ TimeLimit = Annotated[
     str | None, typer.Option("--time_limit", help="Wall time, as in 30m, 4h, 3d.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would run, with every script, and stop.")
+    bool, typer.Option("--dry_run", help="Print what would run, with every script, and stop.")
 ]
 
 

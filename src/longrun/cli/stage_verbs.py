@@ -28,10 +28,12 @@ from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.base import Settings, StageConfig
 from longrun.config.commands import Place, Wanted, build_recipe, read_words
 from longrun.config.convert import ConvertConfig
-from longrun.config.recipe import RUNS
+from longrun.config.recipe import RUNS, StagePlan
+from longrun.config.reference.verbs import EVAL_VERB, explain_options
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch
+from longrun.launch.run_folder import clear_stale
 from longrun.launch.stage_jobs import idle_options
 from longrun.launch.verbs import choose_log_dir
 
@@ -60,6 +62,10 @@ MODULES = {
 _CONVERT_MODEL = "longrun.checkpoint.convert_model"
 """What ``convert`` runs where a model is named."""
 
+_EVAL_HELP = (
+    "Generate solutions and evaluate them, by the options of NeMo-Skills. Settings are those of"
+    " `generate`, and those of `evaluate` as evaluate.NAME=value.\n\n\b"
+)
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml] [name=value ...]", help="Settings; see above."),
@@ -70,7 +76,10 @@ _WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 def register(app: typer.Typer) -> None:
     """Add a verb for every stage to ``app``."""
     for verb, config in STAGES.items():
-        app.command(verb, help=explain_settings(config), context_settings=_WORDS)(_command(verb))
+        text = "\n".join([explain_settings(config), *_explain_reference(verb)])
+        app.command(verb, help=text, context_settings=_WORDS)(_command(verb))
+    text = "\n".join([_EVAL_HELP, *_explain_reference(EVAL_VERB)])
+    app.command(EVAL_VERB, help=text, context_settings=_WORDS)(_command(EVAL_VERB))
 
 
 def _command(verb: str) -> Any:
@@ -112,12 +121,11 @@ def _command(verb: str) -> Any:
         if not (cluster or expname or run_after or log_dir):
             idle: dict[str, object] = {
                 "config_dir": config_dir,
-                "replace": replace,
                 "partition": partition,
             }
             idle |= {"time_limit": time_limit, "num_training_jobs": num_training_jobs > 1}
             _refuse_idle(idle, "without --cluster or --expname")
-            _run_here(wanted, place, dry_run=dry_run)
+            _run_here(wanted, place, dry_run=dry_run, replace=replace)
             return
         chosen = choose_cluster(cluster, config_dir)
         launch = Launch(
@@ -141,19 +149,23 @@ def _refuse_idle(options: Mapping[str, object], where: str) -> None:
             raise ConfigError(f"--{name} has no effect {where}; leave it out")
 
 
-def _run_here(wanted: Wanted, place: Place, *, dry_run: bool) -> None:
+def _run_here(wanted: Wanted, place: Place, *, dry_run: bool, replace: bool) -> None:
     """Run what is wanted in this process, one stage after the other."""
     verb = wanted.verb
-    if wanted.by_reference:
-        steps = [(stage.verb, stage.config) for stage in build_recipe(wanted, place, RUNS).stages]
+    if wanted.by_reference or verb not in STAGES:
+        stages = build_recipe(wanted, place, RUNS).stages
     else:
-        steps = [(verb, STAGES[verb].parse(wanted.settings, verb))]
-    for step, config in steps:
+        stages = (StagePlan(verb, verb, STAGES[verb].parse(wanted.settings, verb), ()),)
+    for stage in stages:
         if dry_run:
-            heading = f"# {step}\n" if len(steps) > 1 else ""
-            print(heading + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
-        else:
-            importlib.import_module(_module_of(step, config)).run(config.located())
+            heading = f"# {stage.name}\n" if len(stages) > 1 else ""
+            settings = stage.config.model_dump(mode="json")
+            print(heading + yaml.safe_dump(settings, sort_keys=False), end="")
+            continue
+        if replace:
+            clear_stale(stage)
+        config = stage.config
+        importlib.import_module(_module_of(stage.verb, config)).run(config.located())
 
 
 def _module_of(verb: str, config: StageConfig) -> str:
@@ -165,6 +177,13 @@ def explain_settings(config: type[Settings]) -> str:
     """Return the help of a verb: what it does and every setting with default and meaning."""
     heading = [(config.__doc__ or "").strip(), "", "\b", "Settings:"]
     return "\n".join([*heading, *_describe(config, "")])
+
+
+def _explain_reference(verb: str) -> list[str]:
+    """Return the part of a verb's help about the options of NeMo-Skills; nothing: it takes none."""
+    lines = explain_options(verb)
+    heading = "Options of NeMo-Skills; with one of them the command does what it does there:"
+    return ["", "\b", heading, *lines] if lines else []
 
 
 def _describe(config: type[Settings], prefix: str) -> Iterator[str]:

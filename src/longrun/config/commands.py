@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longrun.config.base import nearest
-from longrun.config.reading import merge_trees, parse_override, read_yaml, set_nested
+from longrun.config.reading import parse_override, read_yaml, set_nested
 from longrun.config.recipe import Recipe, resolve
-from longrun.config.reference import OPTIONS, Option, stages_of
+from longrun.config.reference.option import Option, Table, find_option
+from longrun.config.reference.verbs import NAMES, OPTIONS, explain_unknown, option_name, stages_of
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
@@ -36,23 +36,36 @@ class Wanted:
         """Whether an option of the reference was given."""
         return bool(self.moved or self.notes)
 
-    def take(self, name: str, value: Any, written: str) -> None:
-        """Take an option of the reference; ``written``: as it was given, for messages.
+    def take(self, option: Option, value: Any, shown: str) -> None:
+        """Take an option of the reference; ``shown``: as it was given, for messages.
 
         Raises:
-            ConfigError: the value cannot be.
+            ConfigError: it cannot be had, or not with this value.
         """
-        option = OPTIONS[self.verb][name]
-        if option.only and value not in option.only:
-            known = " or ".join(map(str, option.only))
-            raise ConfigError(f"{self.verb}: {written}={value}: only {known} ({option.idle})")
-        if option.idle:
-            self.notes.extend([] if option.only else [f"{written} has no effect: {option.idle}"])
-            return
+        if option.never:
+            raise ConfigError(f"{self.verb}: {shown} is not here: {option.because}")
+        if not option.allows(value):
+            known = " or ".join(map(str, option.values))
+            raise ConfigError(
+                f"{self.verb}: {shown}={value}: only {known} ({option.because}); {option.instead}"
+            )
+        if option.values:
+            self._note(f"{shown}={value} is so here anyway: {option.because}")
+        elif option.because:
+            if value is not False or not option.flag:
+                self._note(f"{shown} has no effect: {option.because}")
+        else:
+            self._move(option, value, shown)
+
+    def _move(self, option: Option, value: Any, shown: str) -> None:
         try:
             self.moved[option.to] = option.read(value) if option.read else value
         except ValueError as error:
-            raise ConfigError(f"{self.verb}: {written}={value}: {error}") from None
+            raise ConfigError(f"{self.verb}: {shown}={value}: {error}") from None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +85,21 @@ def read_words(verb: str, words: list[str]) -> Wanted:
     Raises:
         ConfigError: an option is unknown (the nearest is named) or lacks its value.
     """
-    wanted, settings = Wanted(verb), list[str]()
+    wanted, settings, table = Wanted(verb), list[str](), OPTIONS.get(verb, {})
     waiting = iter(list(enumerate(words)))
     for at, word in waiting:
-        name, sign, text = word.lstrip("+-").partition("=")
-        option = OPTIONS.get(verb, {}).get(name) if word.startswith(("+", "-")) else None
+        shown, sign, text = word.partition("=")
+        option, negated = _option_of(table, word)
         if option is not None:
-            value, used = _value_of(option, text if sign else None, words[at + 1 :])
+            given = "false" if negated else text if sign else None
+            value, used = _value_of(option, given, words[at + 1 :], table)
+            if used is None:
+                raise ConfigError(f"{verb}: {shown} lacks its value; write {shown}=VALUE")
             for _ in range(used):
                 next(waiting)
-            wanted.take(name, value, word.partition("=")[0])
-        elif word.startswith("-") or _is_meant_for_reference(verb, name):
-            sign = "--" if word.startswith("-") else "++"
-            known = [f"{sign}{name}" for name in OPTIONS.get(verb, {})]
-            hint = nearest(word.partition("=")[0], known) if known else "settings are name=value"
-            raise ConfigError(f"{verb}: no such option {word.partition('=')[0]}; {hint}")
+            wanted.take(option, value, shown)
+        elif word.startswith(("-", "++")) or _is_meant_for_reference(verb, option_name(word)):
+            raise ConfigError(f"{verb}: no such option {shown}; {_explain(verb, word)}")
         else:
             settings.append(word)
     wanted.settings.update(read_values(settings))
@@ -103,14 +116,15 @@ def read_named(verb: str, ctx: list[str], named: Mapping[str, Any]) -> Wanted:
         ConfigError: as ``read_words``, or a name is unknown.
     """
     wanted = read_words(verb, [word for word in ctx if word])
-    options, fields = OPTIONS.get(verb, {}), STAGES[verb].model_fields
+    options = OPTIONS.get(verb, {})
+    fields = STAGES[verb].model_fields if verb in STAGES else {}
     only_there = any(name in options and name not in fields for name in named)
-    by_reference = wanted.by_reference or only_there
+    by_reference = wanted.by_reference or only_there or verb not in STAGES
     for name, value in named.items():
         if value is None:
             continue
         if name in options and (by_reference or name not in fields):
-            wanted.take(name, value, name)
+            wanted.take(options[name], value, name)
         else:
             wanted.settings[name] = value
     return wanted
@@ -136,25 +150,49 @@ def build_recipe(wanted: Wanted, place: Place, runs: Path) -> Recipe:
     """
     verb = wanted.verb
     stages = {verb: dict(wanted.settings)}
-    if wanted.by_reference:
-        stages = stages_of(verb, wanted.moved, train=place.train)
-        for name, value in wanted.settings.items():
-            if name in stages and isinstance(value, dict):
-                stages[name] = merge_trees(stages[name], value)
-            else:
-                stages[verb] = merge_trees(stages[verb], {name: value})
+    if wanted.by_reference or verb not in STAGES:
+        stages = stages_of(verb, wanted.moved, wanted.settings, train=place.train)
     asked = {
         "partition": place.partition,
         "time_limit": place.time_limit,
         "sbatch": wanted.moved.get("job.sbatch"),
     }
     job = {key: value for key, value in asked.items() if value is not None}
+    name = NAMES.get(verb, verb) if wanted.by_reference else verb
+    jobs = {stage: {**job, **_gpus_of(section, wanted)} for stage, section in stages.items()}
     raw = {
-        "name": place.expname or verb,
+        "name": place.expname or name,
         "stages": stages,
-        "jobs": dict.fromkeys(stages, job) if job else {},
+        "jobs": {stage: asked for stage, asked in jobs.items() if asked},
     }
     return resolve(raw, [], verb, runs)
+
+
+def _gpus_of(section: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """Return what a stage asks for whose server is spread over GPUs."""
+    gpus = wanted.moved.get("gpus")
+    return {"num_gpus": gpus} if gpus and section.get("engine") in ("vllm", "sglang") else {}
+
+
+def _option_of(table: Table, word: str) -> tuple[Option | None, bool]:
+    """Return the option that ``word`` gives, and whether it is a flag given as ``--no-NAME``."""
+    if not word.startswith(("+", "-")):
+        return None, False
+    name = option_name(word)
+    option = find_option(table, name)
+    if option is None and name.startswith("no_"):
+        option = find_option(table, name.removeprefix("no_"))
+        return (option, True) if option and option.flag else (None, False)
+    return option, False
+
+
+def _explain(verb: str, word: str) -> str:
+    name, sign, text = word.lstrip("+-").partition("=")
+    fields: Any = STAGES.get(verb)
+    first = option_name(name).partition(".")[0]
+    if fields is not None and first in fields.model_fields and not word.startswith("++"):
+        return f"it is a setting: write {option_name(name)}={text if sign else 'VALUE'}"
+    return explain_unknown(verb, word)
 
 
 def _is_meant_for_reference(verb: str, name: str) -> bool:
@@ -163,16 +201,20 @@ def _is_meant_for_reference(verb: str, name: str) -> bool:
     return bool(dot) and any(option.startswith(f"{group}.") for option in OPTIONS.get(verb, {}))
 
 
-def _value_of(option: Option, text: str | None, rest: list[str]) -> tuple[Any, int]:
-    """Return the value of an option and how many words of ``rest`` belong to it."""
-    if option.flag and text is None:
-        return True, 0
-    if text is not None and not option.many:
-        return _parse(text), 0
-    following = list(_until_option(rest)) if option.many else rest[:1]
+def _value_of(
+    option: Option, text: str | None, rest: list[str], table: Table
+) -> tuple[Any, int | None]:
+    """Return the value of an option and how many words of ``rest`` belong to it; None: no value."""
     if option.many:
+        following = list(_until_option(rest))
         return [*([text] if text else []), *following], len(following)
-    return (_parse(following[0]) if following else None), len(following)
+    if text is not None:
+        return _parse(text), 0
+    if option.flag:
+        return True, 0
+    if not rest or _option_of(table, rest[0])[0] is not None:
+        return None, None
+    return _parse(rest[0]), 1
 
 
 def _until_option(words: list[str]) -> Iterator[str]:

@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longrun.config.cluster import Cluster, JobSettings, load_cluster
 from longrun.errors import ConfigError, LaunchError
 from longrun.launch import slurm
+from longrun.launch.asked import join_commands, read_asked
 from longrun.launch.containers import is_covered
 from longrun.launch.experiment import (
     Experiment,
@@ -123,28 +125,33 @@ def run_cmd(  # noqa: PLR0913 - the options of the command line, under the same 
     log_dir: Path | str | None = None,
     config_dir: Path | str | None = None,
     resumable: bool = False,
+    preprocess_cmd: str | None = None,
+    postprocess_cmd: str | None = None,
+    **others: Any,
 ) -> JobHandle:
     """Run a shell command as a job; see ``longrun run_cmd --help`` for the options.
+
+    ``others`` are options that every command of the reference has, as ``time_min``.
 
     Raises:
         ConfigError: an option is wrong, the cluster lacks it, or an experiment is unknown.
         LaunchError: the command failed on this machine, or the cluster refused it.
     """
+    text = ctx if isinstance(ctx, str) else ctx.text
+    cluster = choose_from_python(cluster, config_dir)
+    names = [run_after] if isinstance(run_after, str) else list(run_after or [])
     asked = {
         "container": container,
         "partition": partition,
         "time_limit": time_limit,
         "num_gpus": num_gpus,
     }
-    named = {key: value for key, value in asked.items() if value is not None}
-    cluster = choose_from_python(cluster, config_dir)
-    names = [run_after] if isinstance(run_after, str) else list(run_after or [])
     return start_command(
         Command(
-            text=ctx if isinstance(ctx, str) else ctx.text,
+            text=join_commands(preprocess_cmd, text, postprocess_cmd),
             cluster=cluster,
             expname=expname,
-            settings=JobSettings.parse(named, "run_cmd"),
+            settings=read_asked(asked, others),
             num_nodes=num_nodes,
             num_parts=num_parts,
             run_after=tuple(name for text in names for name in text.split(",") if name),

@@ -83,6 +83,19 @@ def clear_output(stage: StagePlan) -> None:
     shutil.rmtree(folder)
 
 
+def clear_stale(stage: StagePlan) -> None:
+    """Delete the output of ``stage`` if it is of other settings or inputs and nobody works on it.
+
+    Raises:
+        InputError: an input does not exist.
+    """
+    folder = stage.config.output_dir
+    if not any((folder / name).exists() for name in (MANIFEST_NAME, STARTED_NAME)):
+        return
+    if not is_locked(folder) and compare(folder, identify(stage.verb, stage.config)):
+        clear_output(stage)
+
+
 def stage_row(
     recipe: Recipe, stage: StagePlan, in_queue: Mapping[str, JobState], *, upstream_done: bool
 ) -> StageRow:

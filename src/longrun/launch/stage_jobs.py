@@ -24,6 +24,7 @@ GPU_VERBS = ("train", "generate")
 _IDLE = {
     "partition": "this machine has none",
     "time_limit": "no job ends by time",
+    "time_min": "no job ends by time",
     "num_training_jobs": "there is no time limit",
 }
 """Options of a cluster that do nothing on this machine, and why."""

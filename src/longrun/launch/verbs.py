@@ -17,12 +17,16 @@ from typing import Any
 from longrun.config.cluster import Cluster
 from longrun.config.commands import Place, Wanted, build_recipe, read_named
 from longrun.config.recipe import Recipe, StagePlan
+from longrun.config.reference.verbs import EVAL_VERB
 from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle, choose_from_python
 from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState
 from longrun.launch.local import run_local
 from longrun.launch.local_jobs import QUIET, Watcher
 from longrun.launch.stage_jobs import idle_options, place_of
+
+_LOGS = {"train": "training-logs", EVAL_VERB: "eval-logs"}
+"""Command of the reference -> folder of its logs inside ``output_dir``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,12 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
 
 
 def choose_log_dir(wanted: Wanted, named: Path | str | None) -> Path | None:
-    """Return the folder for logs: the one that is named, or beside the output of a training."""
+    """Return the folder for logs: the one that is named, or the reference's beside its output."""
     if named is not None:
         return Path(named)
-    output_dir = wanted.moved.get("output_dir") if wanted.verb == "train" else None
-    return None if output_dir is None else Path(output_dir) / "training-logs"
+    output_dir = wanted.moved.get("output_dir")
+    folder = _LOGS.get(wanted.verb)
+    return None if output_dir is None or folder is None else Path(str(output_dir)) / folder
 
 
 def prepare(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
@@ -167,3 +172,8 @@ def generate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
 def evaluate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
     """Grade predictions and summarise them; see ``start_verb``."""
     return start_verb("evaluate", ctx, **settings)
+
+
+def generate_and_evaluate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
+    """Sample solutions and grade them, as ``eval`` of the reference; see ``start_verb``."""
+    return start_verb(EVAL_VERB, ctx, **settings)

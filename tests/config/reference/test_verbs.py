@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longrun.config.commands import Place, build_recipe, read_named, read_words
-from longrun.config.reference import OPTIONS
+from longrun.config.reference.verbs import OPTIONS, explain_options
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
@@ -61,7 +61,10 @@ def test_the_training_command_trains_and_then_averages():
     assert (optimizer.clip_norm, optimizer.schedule) == (None, "cosine")
     assert {(job.partition, job.time_limit) for job in recipe.jobs.values()} == {("gpu", 14400)}
     assert wanted.notes == [
-        "++model.data.train_ds.max_seq_length has no effect: packs know their size"
+        "++model.data.train_ds.max_seq_length has no effect: packs know their size",
+        "++model.data.train_ds.micro_batch_size=1 is so here anyway: a process computes one pack at"
+        " a time",
+        "++model.data.train_ds.packed_sequence=True is so here anyway: data is always packed",
     ]
 
 
@@ -158,12 +161,25 @@ def test_own_names_alone_are_the_verbs_own_settings():
         ("train", TRAIN + "++trainer.precision=int8", "is not one of bf16"),
         ("train", TRAIN + "++model.optim.betas=[0.9]", "must be two numbers"),
         ("train", TRAIN + "++model.foo=1", r"no such option \+\+model.foo"),
-        ("train", TRAIN + "++trainer.sft.max_steps=-1", "greater than 0"),
+        ("train", TRAIN + "++trainer.sft.max_steps=-2", "greater than 0"),
+        ("train", TRAIN + "++model.ffn_dropout=0.1", "only 0 or None .there is no dropout"),
+        ("train", TRAIN + "++model.ffn_dropuot=0.1", r"did you mean \+\+model.ffn_dropout\?"),
+        ("train", TRAIN + "++trainer.sft.nothing_like_it=1", "see `longrun train --help`"),
+        ("train", TRAIN + "--config_name=x", "is not here: settings come from"),
+        ("train", TRAIN + "--compile=true", "it is a setting: write compile=true"),
+        ("train", "--nemo_model --output_dir=/o", "--nemo_model lacks its value"),
+        ("train", "--output_dir", "--output_dir lacks its value"),
+        ("train", TRAIN.replace("seed0.npy", "seed0.jsonl"), "make packs of them"),
+        ("train", TRAIN + "++policy.train_global_batch_size=8", "say global_batch_size=PACKS"),
+        ("pack", PACK.replace("++output_dir", "++add_eos=1 ++output_dir"), "train_ds.add_eos"),
+        ("pack", PACK + "++model.data.train_ds.add_eos=True", "only False"),
+        ("pack", PACK + "++pack_sizes=[many]", "must be whole numbers"),
         ("pack", PACK.replace("++pack_sizes=[32768]", "").replace("32768", "0"), "pack_sizes"),
         ("pack", PACK.replace("length=32768", "length=16384"), "is below a pack size"),
         ("merge", MERGE.replace("all/packed_32768_seed0", "all"), "must end in packed_SIZE_seedN"),
-        ("convert", "--input_model=/m --output_model=/o --convert_to=trtllm", "only hf or nemo"),
-        ("average", "--checkpoints=/o", "no such option --checkpoints; settings are name=value"),
+        ("convert", "--input_model=/m --output_model=/o --convert_to=onnx", "only hf or nemo"),
+        ("average", "--checkpoints=/o", "it is a setting: write checkpoints=/o"),
+        ("evaluate", "--benchmarks=gsm8k", "is an option of `longrun eval`"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_option(verb, words, message):
@@ -175,7 +191,7 @@ def test_a_mistake_is_one_line_that_names_the_option(verb, words, message):
 @pytest.mark.parametrize("verb", sorted(OPTIONS))
 def test_every_option_moves_to_a_setting_that_exists_or_says_why_it_does_not(verb):
     for name, option in OPTIONS[verb].items():
-        assert bool(option.to) != bool(option.idle), name
+        assert bool(option.to) != bool(option.because), name
         stage, *inside = option.to.split(".")
         if stage not in STAGES:
             continue
@@ -184,3 +200,45 @@ def test_every_option_moves_to_a_setting_that_exists_or_says_why_it_does_not(ver
             assert field in config.model_fields, option.to
             config = config.model_fields[field].annotation
             config = next((one for one in getattr(config, "__args__", [config]) if one), config)
+
+
+@pytest.mark.parametrize("verb", sorted(OPTIONS))
+def test_the_help_of_a_command_names_every_option(verb):
+    shown = explain_options(verb)
+    assert len(shown) == len(OPTIONS[verb])
+    assert all(any(f"{name}:" in line for line in shown) for name in OPTIONS[verb])
+
+
+def test_settings_go_to_every_stage_of_their_verb():
+    words = PACK.replace("[32768]", "[32768,65536]").replace("max_seq_length=32768", "seed=3")
+    recipe, _ = recipe_of("pack", words + "strategy=sequential prepare.num_workers=2")
+    strategies = {stage.config.strategy for stage in recipe.stages if stage.verb == "pack"}
+    assert strategies == {"sequential"}
+    assert recipe.stage("prepare").config.num_workers == 2
+
+
+def test_both_spellings_of_an_option_are_one():
+    dashed = shlex.join(
+        word.replace("_", "-") if word.startswith("--") and "=" not in word else word
+        for word in shlex.split(MERGE)
+    )
+    assert "--input-prefixes" in dashed
+    assert recipe_of("merge", dashed)[0] == recipe_of("merge", MERGE)[0]
+    assert (
+        recipe_of("train", TRAIN.replace("--num_gpus", "--num-gpus"))[0]
+        == recipe_of("train", TRAIN)[0]
+    )
+
+
+def test_flags_may_be_switched_off_and_then_say_nothing():
+    quiet = "--disable_wandb=False --no-reuse_code --no-with-sandbox "
+    assert recipe_of("train", TRAIN + quiet)[1].notes == recipe_of("train", TRAIN)[1].notes
+    assert len(recipe_of("train", TRAIN + "--disable_wandb --disable_wandb")[1].notes) == 4
+
+
+def test_a_conversion_is_called_as_there():
+    words = "--input_model=/m --output_model=/o --convert_from=hf --convert_to=trtllm --num_gpus=8"
+    recipe, wanted = recipe_of("convert", words)
+    assert recipe.name == "conversion"
+    assert recipe.stage("convert").config.dtype == "bfloat16"
+    assert any("every server reads them" in note for note in wanted.notes)
