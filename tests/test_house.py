@@ -53,6 +53,19 @@ def test_every_module_says_what_it_is_in_ascii_and_stays_readable(path):
     assert len(text.splitlines()) <= 500
 
 
+FREE = re.compile(
+    r"pickle\.loads?\(|torch\.load\(|yaml\.(full_|unsafe_)?load\(|FileSystemReader\("
+    r"|np\.load\((?![^\n]*allow_pickle=False)"
+)
+"""What runs code that a file names."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_is_read_can_name_code_to_run(path):
+    found = FREE.findall(path.read_text())
+    assert not found or path.name == "metadata.py", "read it as longrun.checkpoint.metadata does"
+
+
 PROJECT = ROOT.parent.parent
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from transformers import AutoModelForCausalLM
 
+from longrun.checkpoint.metadata import read_metadata
 from longrun.checkpoint.sharded import find_checkpoints, load_checkpoint, read_state
 from longrun.errors import InputError, LongrunError, ResourceError, StaleError
 from longrun.parallel.mesh import Mesh
@@ -46,7 +46,7 @@ def lines(folder):
 
 def contents(path):
     """Every tensor of a checkpoint."""
-    sizes = FileSystemReader(path).read_metadata().state_dict_metadata
+    sizes = read_metadata(path).state_dict_metadata
     tensors = {name: torch.zeros(tuple(entry.size)) for name, entry in sizes.items()}
     load_checkpoint(path, tensors, ALONE)
     return tensors

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from longrun.errors import InputError
+from longrun.checkpoint.metadata import CheckedReader, damaged
 from longrun.parallel.mesh import Mesh
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> Lo
     if alone:
         silence_saving_alone()
     try:
-        load(dict(tensors), checkpoint_id=path, no_dist=alone)
+        load(dict(tensors), storage_reader=CheckedReader(path), no_dist=alone)
     except CheckpointException as error:
         raise damaged(path, next(iter(error.failures.values()))[0]) from None
     return read_state(path)
@@ -104,16 +104,6 @@ def remove_old_checkpoints(run_folder: Path, keep: int, always: Collection[int])
             doomed = path.with_name(f".{path.name}.old.tmp")
             os.replace(path, doomed)
             shutil.rmtree(doomed)
-
-
-def damaged(path: Path, error: BaseException) -> InputError:
-    """Return the error for a checkpoint that cannot be read."""
-    return InputError.at(
-        path,
-        None,
-        f"cannot be read ({error}); delete this folder and run again to continue from the one"
-        " before it",
-    )
 
 
 def silence_saving_alone() -> None:

@@ -2,8 +2,9 @@
 
 torch's own loader reads the metadata for every call, unpickles every piece and copies it twice.
 A piece is an uncompressed entry of a zip archive, so its numbers can be read where they lie. Which
-pieces there are, and where, still comes from torch's metadata, and an archive whose entry is not
-exactly the piece is refused. Source of the format: ``torch.distributed.checkpoint.filesystem``.
+pieces there are, and where, still comes from torch's index (see ``metadata``), and an archive whose
+entry is not exactly the piece is refused. Source of the format:
+``torch.distributed.checkpoint.filesystem``.
 """
 
 import os
@@ -17,10 +18,10 @@ from typing import IO, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from longrun.checkpoint.sharded import MODEL_PREFIX, damaged
+from longrun.checkpoint.metadata import damaged, read_metadata
+from longrun.checkpoint.sharded import MODEL_PREFIX
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """Zip: lengths of the name and of the extra field, after 26 bytes of what is known already."""
@@ -67,10 +68,7 @@ class StoredCheckpoint:
         """
         self._path = path
         self._files: dict[str, IO[bytes]] = {}
-        try:
-            metadata = FileSystemReader(path).read_metadata()
-        except Exception as error:  # noqa: BLE001 - a torn pickle raises whatever it likes
-            raise damaged(path, error) from None
+        metadata = read_metadata(path)
         self._tensors: Mapping[str, TensorStorageMetadata] = {
             name.removeprefix(MODEL_PREFIX): entry
             for name, entry in metadata.state_dict_metadata.items()
@@ -119,7 +117,10 @@ class StoredCheckpoint:
     def _piece(self, info: Any, entry: TensorStorageMetadata, chunk: Any) -> Piece:
         file = self._opened(info.relative_path)
         archive = zipfile.ZipFile(_Stretch(file, info.offset, info.length))
-        numbers = next(one for one in archive.infolist() if one.filename.endswith(_NUMBERS))
+        entries = (one for one in archive.infolist() if one.filename.endswith(_NUMBERS))
+        numbers = next(entries, None)
+        if numbers is None:
+            raise ValueError(f"{info.relative_path}: a piece holds no tensor")
         dtype, sizes = entry.properties.dtype, tuple(chunk.sizes)
         stored = numbers.compress_type == zipfile.ZIP_STORED
         if not stored or numbers.file_size != prod(sizes) * dtype.itemsize:

@@ -62,7 +62,7 @@ def keys_path(folder: Path, part: Part) -> Path:
 
 def mark_repeats(folder: Path, parts: Sequence[Part]) -> None:
     """Write, for every part, the lines that repeat an earlier record of any part."""
-    keys = [np.load(keys_path(folder, part)) for part in parts]
+    keys = [np.load(keys_path(folder, part), allow_pickle=False) for part in parts]
     counts = [len(one) for one in keys]
     joined = np.concatenate(keys)
     repeats = np.ones(len(joined), np.bool_)
@@ -77,7 +77,7 @@ def load_repeats(folder: Path, part: Part) -> frozenset[int]:
     path = _repeats_path(folder, part)
     if not path.exists():
         return frozenset()
-    lines: npt.NDArray[np.int64] = np.load(path)
+    lines: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
     return frozenset(lines.tolist())
 
 

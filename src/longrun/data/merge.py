@@ -113,7 +113,7 @@ def _bring_shard(source: Path, name: str, into: Path, number: str, first_file: i
         if not file.endswith(LINEAGE_SUFFIX):
             _link(source / key, into / target)
             continue
-        lineage = np.load(source / key)
+        lineage = np.load(source / key, allow_pickle=False)
         lineage["source_file"] += first_file
         with atomic_file(into / target) as opened:
             write_array(opened, lineage)
