@@ -152,7 +152,7 @@ def test_an_engine_that_differs_is_not_used(composer, caplog, monkeypatch):
         def encode(self, text):
             return np.zeros(1, np.uint32)
 
-    monkeypatch.setattr(engines, "load_fast", lambda tokenizer, continues: Differs())
+    monkeypatch.setattr(engines, "load_fast", lambda tokenizer: Differs())
     one = draft(composer, "x", [[(SpanKind.ANSWER, "y")]])
     with caplog.at_level(logging.WARNING):
         assert not choose_engine(composer.tokenizer, [one])

@@ -4,6 +4,7 @@ A class says what its stage may be told and within which bounds. Checks that nee
 second stage live where both are at hand.
 """
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,14 @@ MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 def _as_sources(value: Any) -> Any:
     return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in as_list(value)]
+
+
+def _as_day(value: Any) -> str:
+    """YAML reads ``2026-12-01`` as a date, a command line as a text."""
+    try:
+        return date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError(f"{value!r} is not a day, as in 2026-12-01") from None
 
 
 def _check_part(part: str) -> str:
@@ -156,8 +165,12 @@ class PrepareConfig(StageConfig):
     """Hugging Face tokenizer or model folder."""
     prompts: dict[Mode, str] = MATH_PROMPTS  # type: ignore[assignment]  # keys are the literals
     """Mode -> name of a built-in prompt or a YAML file."""
-    chat_template: str = "chatml"
-    """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own."""
+    chat_template: str | None = None
+    """Name of a built-in chat template, a ``.jinja`` file, or ``tokenizer`` for its own. Null: its
+    own where it has one; ``chatml`` where it has none, and for ready records."""
+    template_date: Annotated[str, BeforeValidator(_as_day)] | None = None
+    """What a chat template that reads the clock is told, as ``2026-12-01``; null: the day on which
+    ``prepare`` is first started."""
     code_style: Literal["tool_call", "fenced", "llm_code"] = "tool_call"
     """How code calls are marked in TIR solutions: ``<tool_call>`` tags, fenced python, or
     ``<llm-code>`` tags with outputs in ``<llm-code-output>``."""
@@ -201,7 +214,7 @@ class PrepareConfig(StageConfig):
 
     def _files(self) -> dict[str, str]:
         named = {f"prompts.{mode}": name for mode, name in self.prompts.items()}
-        named["chat_template"] = self.chat_template
+        named["chat_template"] = self.chat_template or ""
         return {key: name for key, name in named.items() if is_prompt_file(name)}
 
 

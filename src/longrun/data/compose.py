@@ -27,6 +27,7 @@ from longrun.formats.code_style import BUDGET_PATTERN
 from longrun.formats.conversation import Conversation
 from longrun.formats.spans import WRITTEN_BY_TOOL, Border, SpanKind, split_response
 from longrun.formats.tokens import ExactTokenizer
+from longrun.formats.turns import NoThinkingError
 
 BUDGET_COLUMN = "total_code_executions"
 TOOL_MODE = "tir"
@@ -63,6 +64,8 @@ class Draft(NamedTuple):
     """Filter that will refuse it, unless one before does so by token count."""
     size: int
     """Bytes of prompt and response, about."""
+    texts: tuple[str, ...] = ()
+    """The texts of the messages, the system's first if there is one, the response's last."""
 
 
 class Dropped(NamedTuple):
@@ -114,22 +117,47 @@ class Composer:
         if not solution or solution.isspace():
             return Dropped("empty solution")
         try:
-            code = self.conversation.code if mode == TOOL_MODE else None
-            response = solution.encode()
-            borders = split_response(response, code)
+            runs = self._cut(mode, solution)
         except InputError:
             return Dropped("unbalanced tags")
-        runs = cut_runs(response, borders)
         if mode == TOOL_MODE and self._states_budget and BUDGET_COLUMN not in record:
             budget = self._budget(runs)
             if budget is None:
                 return Dropped("no code budget")
             record = {**record, BUDGET_COLUMN: budget}
-        prompt = self.conversation.render(mode, record, guard=self.tokenizer.hide)
+        try:
+            prompt, body = self._render(mode, record, solution)
+        except NoThinkingError:
+            return Dropped("no thinking")
+        if body != solution:
+            runs = self._cut(mode, body)
         identity = problem_id(problem)
         held_out = is_held_out(identity, self.config.validation_share, self.config.seed)
-        size = len(prompt) + len(response)
-        return Draft(line, mode, identity, held_out, prompt, runs, refused_by, size)
+        size = len(prompt) + sum(len(run.text) for run in runs)
+        texts = (*self.conversation.fill(mode, record), solution)
+        return Draft(line, mode, identity, held_out, prompt, runs, refused_by, size, texts)
+
+    def _render(self, mode: str, record: Mapping[str, Any], solution: str) -> tuple[str, str]:
+        """Return the prompt, look-alikes hidden, and what the model is to write."""
+        tokenizer = self.tokenizer
+        prompt, body = self.conversation.render_turn(mode, record, solution, guard=tokenizer.hide)
+        written = tokenizer.find_control(body)
+        if written is not None:
+            raise InputError(
+                f"the chat template writes {written} inside a response, not only at its end; name"
+                " another chat_template"
+            )
+        return prompt, tokenizer.show(body)
+
+    def _cut(self, mode: str, response: str) -> list[Run]:
+        """Return the runs of a response.
+
+        Raises:
+            InputError: its tags are not balanced.
+        """
+        code = self.conversation.code if mode == TOOL_MODE else None
+        text = response.encode()
+        return cut_runs(text, split_response(text, code))
 
     @cached_property
     def _states_budget(self) -> bool:

@@ -27,7 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.data.compose import Draft, Run
-from longrun.data.engines import continuing_runs, encode_fast, load_fast
+from longrun.data.engines import (
+    continuing_runs,
+    encode_fast,
+    encode_fast_continuing,
+    load_fast,
+)
 from longrun.formats.processes import release_memory, resident_bytes
 from longrun.formats.spans import SpanKind
 from longrun.formats.tokens import ExactTokenizer
@@ -179,11 +184,10 @@ class Encoder:
 
     def _encode_texts(self, texts: _Texts) -> tuple[Int32s, Int64s]:
         """Return the tokens of all texts and [texts + 1] bounds between them."""
-        tokens, bounds = self._encode_plain(texts.texts, continues=False)
+        tokens, bounds = self._encode_plain(texts.texts)
         if texts.continuing:
-            chosen = [texts.texts[position] for position in texts.continuing]
-            parts = np.split(*_inner(*self._encode_plain(chosen, continues=True)))
-            tokens, bounds = _replace(tokens, bounds, texts.continuing, parts)
+            others = self._encode_continuing([texts.texts[at] for at in texts.continuing])
+            tokens, bounds = _replace(tokens, bounds, texts.continuing, others)
         unsure = {*texts.hidden, *self._runs_with_control(texts, tokens, bounds)}
         unsure.update(self._unspelled(tokens, bounds))
         if not unsure:
@@ -220,8 +224,9 @@ class Encoder:
         if position in texts.hidden:
             return np.array(self.tokenizer.encode_rendered(text), np.int32)
         if self._is_run(texts)[position]:
-            encoded = self.tokenizer.encode_with_offsets(text, continues=continues)
-            return np.array(encoded.ids, np.int32)
+            return np.array(
+                self.tokenizer.encode_with_begins(text, continues=continues)[0], np.int32
+            )
         return np.array(self.tokenizer.encode_whole([text])[0], np.int32)
 
     @staticmethod
@@ -232,13 +237,22 @@ class Encoder:
         is_run[np.array(texts.first_texts[1:], np.int64) - 1] = False  # stops
         return is_run
 
-    def _encode_plain(self, texts: list[bytes], *, continues: bool) -> tuple[Int32s, Int64s]:
+    def _encode_plain(self, texts: list[bytes]) -> tuple[Int32s, Int64s]:
         if self.fast:
-            return encode_fast(load_fast(self.tokenizer, continues=continues), texts)
-        decoded = [text.decode() for text in texts]
-        whole = self.tokenizer.encode_whole(decoded, continues=continues)
-        encoded = [np.array(ids, np.int32) for ids in whole]
+            return encode_fast(load_fast(self.tokenizer), texts)
+        encoded = [
+            np.array(ids, np.int32)
+            for ids in self.tokenizer.encode_whole([text.decode() for text in texts])
+        ]
         return np.concatenate(encoded), np.append(0, np.cumsum([len(ids) for ids in encoded]))
+
+    def _encode_continuing(self, texts: list[bytes]) -> list[Int32s]:
+        if self.fast:
+            return encode_fast_continuing(self.tokenizer, texts)
+        return [
+            np.array(self.tokenizer.encode_with_begins(text.decode(), continues=True)[0], np.int32)
+            for text in texts
+        ]
 
     def _span_starts(self, texts: _Texts, tokens: Int32s, bounds: Int64s) -> Int64s:
         """Return [pieces] the first token of each piece, over all texts."""
@@ -287,13 +301,8 @@ class Encoder:
     def _exact_starts(self, text: bytes, offsets: Int64s, continues: bool) -> Int64s:
         """Return the number of tokens of ``text`` that start before each of ``offsets`` (bytes)."""
         wanted = [len(text[:offset].decode()) for offset in offsets.tolist()]
-        encoded = self.tokenizer.encode_with_offsets(text.decode(), continues=continues)
-        return np.searchsorted([begin for begin, _ in encoded.offsets], wanted, side="left")
-
-
-def _inner(tokens: Int32s, bounds: Int64s) -> tuple[Int32s, Int64s]:
-    """Return tokens and the bounds at which ``np.split`` cuts them."""
-    return tokens, bounds[1:-1]
+        begins = self.tokenizer.encode_with_begins(text.decode(), continues=continues)[1]
+        return np.searchsorted(begins, wanted, side="left")
 
 
 def _replace(

@@ -53,45 +53,53 @@ def encode_fast(engine: Any, texts: list[bytes]) -> tuple[Int32s, Int64s]:
     return tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
 
 
+def encode_fast_continuing(tokenizer: ExactTokenizer, texts: Sequence[bytes]) -> list[Int32s]:
+    """Return the tokens of texts that go on; see ``ExactTokenizer.continues``."""
+    cut = [tokenizer.cut_continuing(text) for text in texts]
+    heads = encode_fast(load_fast(tokenizer, continues=True), [head for head, _ in cut])
+    rests = encode_fast(load_fast(tokenizer), [rest for _, rest in cut])
+    pairs = zip(*(np.split(tokens, bounds[1:-1]) for tokens, bounds in (heads, rests)), strict=True)
+    return [np.concatenate(pair) for pair in pairs]
+
+
 def choose_engine(tokenizer: ExactTokenizer, drafts: Sequence[Draft]) -> bool:
     """Decide whether gigatoken may be used: it must equal ``tokenizers`` on ``drafts``."""
-    groups = [(continues, _texts_of(tokenizer, drafts, continues)) for continues in (False, True)]
-    groups = [(continues, texts) for continues, texts in groups if texts or not continues]
-    expected = [tokenizer.encode_whole(texts, continues=continues) for continues, texts in groups]
+    plain, going_on = _texts_of(tokenizer, drafts)
+    expected = tokenizer.encode_whole([text.decode() for text in plain])
+    expected += [
+        tokenizer.encode_with_begins(text.decode(), continues=True)[0] for text in going_on
+    ]
     tokenizer.forget()  # two tokenizers at a time would be the most that a worker ever holds
-    num_texts = num_tokens = 0
-    for (continues, texts), whole in zip(groups, expected, strict=True):
-        try:
-            engine = load_fast(tokenizer, continues=continues)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            log.info("tokens by tokenizers: gigatoken cannot load this tokenizer (%s)", reason)
+    try:
+        engine = load_fast(tokenizer)
+        found = [engine.encode(text) for text in plain]
+        found += encode_fast_continuing(tokenizer, going_on) if going_on else []
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        log.info("tokens by tokenizers: gigatoken cannot load this tokenizer (%s)", reason)
+        return False
+    stand_ins = tokenizer.fast_stand_ins
+    for text, ids, tokens in zip([*plain, *going_on], expected, found, strict=True):
+        left_out = stand_ins is not None and bool((tokens >= stand_ins).any())
+        if not left_out and tokens.tolist() != ids:
+            log.warning("tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80])
             return False
-        stand_ins = tokenizer.fast_stand_ins
-        for text, ids in zip(texts, whole, strict=True):
-            found = engine.encode(text)
-            if stand_ins is not None and (found >= stand_ins).any():
-                continue  # such a text is left to tokenizers
-            if found.tolist() != ids:
-                log.warning(
-                    "tokens by tokenizers, slowly: gigatoken differs from it on %r", text[:80]
-                )
-                return False
-            num_tokens += len(ids)
-        num_texts += len(texts)
     log.info(
         "tokens by gigatoken: equal to tokenizers on %d sampled texts (%d tokens)",
-        num_texts,
-        num_tokens,
+        len(expected),
+        sum(map(len, expected)),
     )
     return True
 
 
-def _texts_of(tokenizer: ExactTokenizer, drafts: Sequence[Draft], continues: bool) -> list[str]:
-    """Return the texts of ``drafts`` that go on, or those that do not."""
-    texts = []
+def _texts_of(
+    tokenizer: ExactTokenizer, drafts: Sequence[Draft]
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the texts of ``drafts`` that stand alone, and those that go on."""
+    plain: list[bytes] = []
+    going_on: list[bytes] = []
     for draft in drafts:
-        kinds = [False, *continuing_runs(tokenizer, draft)]
-        found = [draft.prompt, *(run.text.decode() for run in draft.runs)]
-        texts += [text for text, kind in zip(found, kinds, strict=True) if kind is continues]
-    return texts
+        plain.append(draft.prompt.encode())
+        for run, continues in zip(draft.runs, continuing_runs(tokenizer, draft), strict=True):
+            (going_on if continues else plain).append(run.text)
+    return plain, going_on

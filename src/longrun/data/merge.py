@@ -71,7 +71,21 @@ def run(config: MergeConfig) -> Manifest:
         if missing:
             raise InputError(f"merge: part {missing[0]} of the data is in none of the folders")
         conversation = Conversation.load(folders[0])
+        _refuse_other_days(folders, conversation)
         return finish_documents(stage, index, conversation, folders[0] / TOKENIZER)
+
+
+def _refuse_other_days(folders: list[Path], conversation: Conversation) -> None:
+    for folder in folders:
+        day = Conversation.load(folder).date
+        if day != conversation.date:
+            raise InputError.at(
+                folder,
+                None,
+                f"was prepared with the date {day} in its prompts, and {folders[0]} with"
+                f" {conversation.date}: the chat template reads the clock; prepare again with"
+                " template_date set",
+            )
 
 
 def _bring_parts(folders: list[Path], into: Path) -> PartIndex:

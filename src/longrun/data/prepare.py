@@ -10,6 +10,8 @@ import logging
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
+from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +33,7 @@ from longrun.data.finish import (
     tally_path,
 )
 from longrun.data.part_worker import PartWorker, PrepareJob, Read
-from longrun.data.prompts import load_prompts, load_template
+from longrun.data.prompts import OWN_TEMPLATE, choose_template, load_prompts, load_template
 from longrun.data.sources import Part, cut_parts, list_files
 from longrun.data.tally import Tally
 from longrun.data.workers import run_tasks
@@ -39,16 +41,13 @@ from longrun.errors import InputError
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.conversation import CONVERSATION_NAME, Conversation
 from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME
+from longrun.formats.fixed_templates import fix_date, fix_token, names_variable
 from longrun.formats.manifest import Manifest
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
 from longrun.formats.progress import Progress, format_count, show_progress
 from longrun.formats.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
-from longrun.formats.tokenizer_folder import (
-    find_stop,
-    read_tokenizer_config,
-    special_tokens,
-)
+from longrun.formats.tokenizer_folder import find_stop, named_tokens
 from longrun.formats.tokens import ExactTokenizer
 
 _MAIN_MB, _WORKER_MB = 250, 350
@@ -77,7 +76,7 @@ def run(config: PrepareConfig) -> Manifest:
     with open_stage("prepare", config) as stage:
         if stage.finished is not None:
             return stage.finished
-        composer = Composer(config, conversation, tokenizer)
+        composer = Composer(config, _as_begun(stage.folder, conversation), tokenizer)
         try:
             _prepare_parts(stage.folder, parts, every, composer)
             return _finish(stage, PartIndex.of(every, conversation.prompts), parts, composer)
@@ -86,21 +85,39 @@ def run(config: PrepareConfig) -> Manifest:
             raise
 
 
+def _as_begun(folder: Path, conversation: Conversation) -> Conversation:
+    """Return ``conversation`` with the date of the first start, and note it down in ``folder``."""
+    if conversation.date is None:
+        return conversation
+    if (folder / CONVERSATION_NAME).is_file():
+        begun = Conversation.load(folder)
+        return replace(conversation, chat_template=begun.chat_template, date=begun.date)
+    conversation.save(folder)
+    return conversation
+
+
 def load_conversation(config: PrepareConfig) -> Conversation:
     """Read prompts and chat template; the wording of notices is not learned yet.
 
     Raises:
         InputError: one of them is absent or does not fit the tokenizer.
     """
-    named = special_tokens(read_tokenizer_config(config.tokenizer))
-    template = load_template(config.chat_template, config.tokenizer)
-    stop = find_stop(config.tokenizer, template, named)
+    named = named_tokens(config.tokenizer)
+    written = load_template(choose_template(config), config.tokenizer)
+    named_day = config.template_date
+    day = date.today() if named_day is None else date.fromisoformat(named_day)
+    template = fixed = fix_date(written, day)
+    stop = find_stop(config.tokenizer, fixed, named)
+    eos = named.get("eos_token", "")
+    if eos != stop and names_variable(fixed, "eos_token"):
+        template = fix_token(fixed, "eos_token", eos)
     return Conversation(
         prompts=load_prompts(config.prompts),
         chat_template=template,
         code=CodeStyle.named(config.code_style),
         stop=stop,
         special_tokens=named | {"eos_token": stop},
+        date=None if fixed == written else day.isoformat(),
     )
 
 
@@ -140,9 +157,17 @@ def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer:
     encoder = Encoder(tokenizer, fast, byte_lengths, most_bytes - _JUMP_BYTES)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)
+    _tell_template(composer)
     with show_progress("prepare", total, "bytes", done) as progress:
         job = PrepareJob(folder, composer, encoder)
         run_tasks(job, missing, num_workers, partial(_advance, progress, Counter()))
+
+
+def _tell_template(composer: Composer) -> None:
+    config, day = composer.config, composer.conversation.date
+    name = choose_template(config)
+    chosen = "the tokenizer's own" if name == OWN_TEMPLATE else name
+    log.info("chat template: %s%s", chosen, f", its date fixed at {day}" if day else "")
 
 
 def _advance(progress: Progress, seen: Counter[str], read: Read) -> None:

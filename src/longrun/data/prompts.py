@@ -19,10 +19,11 @@ import yaml
 
 import longrun.formats
 from longrun.config.base import nearest
+from longrun.config.stages import PrepareConfig
 from longrun.config.values import Mode, is_prompt_file
 from longrun.errors import InputError
 from longrun.formats.conversation import Prompt
-from longrun.formats.tokenizer_folder import own_chat_template
+from longrun.formats.tokenizer_folder import find_chat_template, own_chat_template
 
 _PROMPTS = Path(__file__).parent / "prompts"
 _KEYS = ("user", "system")
@@ -31,6 +32,7 @@ Examples = Sequence[Mapping[str, Any]]
 _TEMPLATES = Path(longrun.formats.__file__).parent / "templates"
 REFERENCE_NAMES = {"generic/math": "math", "openmath/tir": "math-tir"}
 """What the reference calls prompts -> the built-in ones of the same form, in our words."""
+_PLAIN_TEMPLATE = "chatml"
 OWN_TEMPLATE = "tokenizer"
 """The name that stands for the template which the tokenizer itself carries."""
 
@@ -42,6 +44,18 @@ def prompt_path(name: str) -> Path:
         InputError: there is no such prompt.
     """
     return _file_named(REFERENCE_NAMES.get(name, name), _PROMPTS, ".yaml", "prompt")
+
+
+def choose_template(config: PrepareConfig) -> str:
+    """Return the name of the chat template: the one named, else the tokenizer's own.
+
+    Tokenizers without one get the built-in one, and so do ready records: their layout says it.
+    """
+    if config.chat_template is not None:
+        return config.chat_template
+    ready = any(source.layout is not None for source in config.data)
+    own = not ready and find_chat_template(config.tokenizer) is not None
+    return OWN_TEMPLATE if own else _PLAIN_TEMPLATE
 
 
 def load_template(name: str, tokenizer: Path) -> str:

@@ -8,12 +8,12 @@ tested. It never tokenizes.
 
 import json
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -25,8 +25,11 @@ from longrun.errors import InputError
 from longrun.formats.atomic import write_text
 from longrun.formats.code_style import CodeStyle
 from longrun.formats.frames import Frame, fill_frame, find_frame
+from longrun.formats.turns import TurnEnd, find_body, opened_thinking
 
 CONVERSATION_NAME = "conversation.json"
+RESPONSE_MARK = "\ufdd0"
+"""A noncharacter that stands for a response."""
 _ROLES = ("system", "user")
 _COPYING: tuple[type[nodes.Node], ...] = (
     nodes.AssignBlock,
@@ -94,6 +97,8 @@ class Conversation:
     """The token that ends a response, as ``<|im_end|>``."""
     special_tokens: dict[str, str] = field(default_factory=dict)
     """What the template may name: ``bos_token`` and the like."""
+    date: str | None = None
+    """The day that stands in ``chat_template`` where it read the clock; None: it reads none."""
 
     def render(
         self, mode: str, record: Mapping[str, Any], guard: Callable[[str], str] = str
@@ -106,24 +111,63 @@ class Conversation:
         Raises:
             InputError: the mode has no prompt, a column is missing, or the template refuses.
         """
+        texts = tuple(map(guard, self.fill(mode, record)))
+        frame = _prompt_frame(self.chat_template, self._named, _ROLES[-len(texts) :])
+        if frame is not None:
+            return fill_frame(frame, texts)
+        return render_messages(self.chat_template, as_messages(texts), self.special_tokens)
+
+    def render_turn(
+        self,
+        mode: str,
+        record: Mapping[str, Any],
+        response: str,
+        guard: Callable[[str], str] = str,
+    ) -> tuple[str, str]:
+        """Return the prompt and what the model is to write after it, up to the stop token.
+
+        ``guard`` is applied to the texts of the prompt and to the response.
+
+        Raises:
+            NoThinkingError: the prompt opens the thinking and the response has none.
+            InputError: as ``render``; or as ``turns.find_body``.
+        """
+        texts = tuple(map(guard, self.fill(mode, record)))
+        roles = _ROLES[-len(texts) :]
+        shape = _turn_shape(self.chat_template, self._named, roles, self.stop)
+        response = guard(response)
+        if shape.placed:
+            assert shape.prompt is not None
+            return fill_frame(shape.prompt, texts), response + shape.end.body
+        prompt = self.render(mode, record, guard)
+        messages = [*as_messages(texts), {"role": "assistant", "content": response}]
+        whole = render_messages(
+            self.chat_template, messages, self.special_tokens, add_generation_prompt=False
+        )
+        return prompt, find_body(prompt, whole, response, shape.end)
+
+    @property
+    def _named(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self.special_tokens.items())
+
+    def fill(self, mode: str, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the texts before the response: the system's, if it is not empty, and the user's.
+
+        Raises:
+            InputError: the mode has no prompt, or a column is missing.
+        """
         if mode not in self.prompts:
             known = ", ".join(sorted(self.prompts))
             raise InputError(f"inference_mode {mode!r} has no prompt; known: {known}")
         system, user = self.prompts[mode].fill(record)
-        texts = (guard(system), guard(user)) if system else (guard(user),)
-        named = tuple(self.special_tokens.items())
-        frame = _prompt_frame(self.chat_template, named, _ROLES[-len(texts) :])
-        if frame is not None:
-            return fill_frame(frame, texts)
-        messages = [
-            {"role": role, "content": text}
-            for role, text in zip(_ROLES[-len(texts) :], texts, strict=True)
-        ]
-        return render_messages(self.chat_template, messages, self.special_tokens)
+        return (system, user) if system else (user,)
 
     def save(self, folder: Path) -> None:
         """Write ``conversation.json`` into ``folder``."""
-        write_text(folder / CONVERSATION_NAME, json.dumps(asdict(self), indent=2, sort_keys=True))
+        content = asdict(self)
+        if self.date is None:
+            del content["date"]
+        write_text(folder / CONVERSATION_NAME, json.dumps(content, indent=2, sort_keys=True))
 
     @classmethod
     def load(cls, folder: Path) -> "Conversation":
@@ -166,6 +210,65 @@ def render_messages(
         )
     except jinja2.TemplateError as error:
         raise InputError(f"chat template: {error.message or error}") from None
+
+
+def parse_template(chat_template: str) -> nodes.Template:
+    """Parse a chat template.
+
+    Raises:
+        InputError: it is not valid.
+    """
+    try:
+        return _environment().parse(chat_template)
+    except jinja2.TemplateError as error:
+        raise InputError(f"chat template: {error.message or error}") from None
+
+
+def turn_end(
+    chat_template: str, special_tokens: Mapping[str, str], roles: tuple[str, ...], stop: str
+) -> TurnEnd:
+    """Return what a chat template writes after a response, cut before the token ``stop``."""
+    texts = ("?",) * len(roles)
+    messages = [*as_messages(texts), {"role": "assistant", "content": RESPONSE_MARK}]
+    text = render_messages(chat_template, messages, special_tokens, add_generation_prompt=False)
+    body, found, rest = text.rpartition(RESPONSE_MARK)[2].partition(stop)
+    return TurnEnd(body, found + rest) if found else TurnEnd("", body)
+
+
+class _TurnShape(NamedTuple):
+    """How a template renders the assistant's turn after messages of certain roles."""
+
+    prompt: Frame | None
+    end: TurnEnd
+    placed: bool
+    """The turn is the prompt, the response as it is, and ``end``, whatever the texts are."""
+
+
+@lru_cache(maxsize=8)
+def _turn_shape(
+    chat_template: str,
+    special_tokens: tuple[tuple[str, str], ...],
+    roles: tuple[str, ...],
+    stop: str,
+) -> _TurnShape:
+    named = dict(special_tokens)
+    end = turn_end(chat_template, named, roles, stop)
+    prompt = _prompt_frame(chat_template, special_tokens, roles)
+    if prompt is None:
+        return _TurnShape(None, end, placed=False)
+
+    def render(messages: list[dict[str, str]]) -> str:
+        return render_messages(chat_template, messages, named, add_generation_prompt=False)
+
+    whole = find_frame(render, (*roles, "assistant"))
+    placed = whole is not None and whole == (*prompt, len(roles), end.body + end.rest)
+    return _TurnShape(prompt, end, placed and not opened_thinking(str(prompt[-1])))
+
+
+def as_messages(texts: Sequence[str]) -> list[dict[str, str]]:
+    """Return the messages before the response; ``texts`` as ``Conversation.fill`` gives them."""
+    roles = _ROLES[-len(texts) :]
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
 
 
 @lru_cache(maxsize=8)

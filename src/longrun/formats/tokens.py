@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from longrun.errors import InputError
 from longrun.formats.code_style import CodeStyle
@@ -95,7 +95,12 @@ class ExactTokenizer:
 
     def holds_control(self, text: str) -> bool:
         """Say whether a control token's text occurs in ``text``."""
-        return self._prefix in text and self._pattern.search(text) is not None
+        return self.find_control(text) is not None
+
+    def find_control(self, text: str) -> str | None:
+        """Return the first control token whose text occurs in ``text``; None: there is none."""
+        found = self._pattern.search(text) if self._prefix in text else None
+        return found[0] if found else None
 
     def hide(self, text: str) -> str:
         """Break every look-alike in ``text``, so that a template's own tokens can be told apart."""
@@ -107,25 +112,40 @@ class ExactTokenizer:
         """Say whether ``hide`` had anything to do in ``text``."""
         return _HIDING in text
 
-    def encode_whole(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
-        """Return the tokens of texts in which every control token is meant as one.
-
-        ``continues``: the texts go on where others ended; see ``continues``.
-        """
-        encoder = self._whole_continued if continues else self._whole
-        return [list(one.ids) for one in encoder.encode_batch_fast(texts, add_special_tokens=False)]
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts in which every control token is meant as one."""
+        whole = self._whole.encode_batch_fast(texts, add_special_tokens=False)
+        return [list(one.ids) for one in whole]
 
     def encode_text(self, text: str, *, after: str = "") -> list[int]:
         """Return the tokens of a record's text; look-alikes of control tokens stay text.
 
         ``after``: the text in front of it, or its end.
         """
-        return list(self.encode_with_offsets(text, continues=self.continues(after)).ids)
+        return self.encode_with_begins(text, continues=self.continues(after))[0]
 
-    def encode_with_offsets(self, text: str, *, continues: bool = False) -> Encoding:
-        """Encode as ``encode_text`` does; the result also knows each token's characters."""
-        encoder = self._text_continued if continues else self._text
-        return encoder.encode(text, add_special_tokens=False)
+    def encode_with_begins(
+        self, text: str, *, continues: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return what ``encode_text`` does, and for each token the place of its first character."""
+        if not continues:
+            encoded = self._text.encode(text, add_special_tokens=False)
+            return list(encoded.ids), [begin for begin, _ in encoded.offsets]
+        head = self.cut_continuing(text.encode())[0].decode()
+        encoded = self._text_continued.encode(head, add_special_tokens=False)
+        ids, begins = list(encoded.ids), [begin for begin, _ in encoded.offsets]
+        if len(head) < len(text):
+            more_ids, more_begins = self.encode_with_begins(text[len(head) :])
+            ids, begins = ids + more_ids, begins + [begin + len(head) for begin in more_begins]
+        return ids, begins
+
+    def cut_continuing(self, text: bytes) -> tuple[bytes, bytes]:
+        """Cut a text that goes on before its first added token: after that, rules are as ever."""
+        if self._file.prefix_rule == "first":
+            return text, b""
+        found = self._added_pattern.search(text)
+        at = found.start() if found else len(text)
+        return text[:at], text[at:]
 
     def continues(self, after: str) -> bool:
         """Say whether a text after this one gets no space in front that it would get alone."""
@@ -200,7 +220,7 @@ class ExactTokenizer:
 
     def forget(self) -> None:
         """Free what was loaded to encode (about 80 MB); it is loaded again when it is needed."""
-        for name in ("_whole", "_text", "_whole_continued", "_text_continued"):
+        for name in ("_whole", "_text", "_text_continued"):
             self.__dict__.pop(name, None)
         release_memory()
 
@@ -245,6 +265,10 @@ class ExactTokenizer:
         return tuple(added.content for added in self._file.added_tokens)
 
     @cached_property
+    def _added_pattern(self) -> re.Pattern[bytes]:
+        return re.compile(b"|".join(re.escape(content.encode()) for content in self._added))
+
+    @cached_property
     def _text(self) -> Tokenizer:
         """The tokenizer under which control tokens are text and tags are tokens."""
         return self._load(control_is_text=True)
@@ -257,10 +281,6 @@ class ExactTokenizer:
     @cached_property
     def _text_continued(self) -> Tokenizer:
         return self._load(control_is_text=True, continues=True)
-
-    @cached_property
-    def _whole_continued(self) -> Tokenizer:
-        return self._load(continues=True)
 
     def _load(self, *, control_is_text: bool = False, continues: bool = False) -> Tokenizer:
         content = msgspec.json.decode(self.content)
