@@ -4,7 +4,7 @@
 
 No device is used. Documents are log-normal, clipped at the pack, packed by Longrun's own packer,
 dealt by Longrun's own dealing; time is modelled: a document of n tokens takes
-``n + attention_share * n ** 2``. A cell is the share of the step that an average rank waits,
+``n + attention_cost * n ** 2``. A cell is the share of the step that an average rank waits,
 ``1 - mean / max``, averaged over batches.
 
     naive       packs in their random order, equally many to each rank
@@ -25,7 +25,7 @@ import numpy as np
 
 from longrun.data.packing import pack
 from longrun.formats.atomic import write_text
-from longrun.nn.costs import ATTENTION_RATE, ModelShape, attention_share, effective_length
+from longrun.nn.costs import ATTENTION_RATE, ModelShape, attention_cost, effective_length
 from longrun.plan.models import find_model
 from longrun.training.balance import Ranks, deal_batch, pack_cost
 
@@ -78,7 +78,7 @@ def lost(batch: list[np.ndarray], share: float, ranks: Ranks, balance: str) -> t
 def simulate(
     packs: list[np.ndarray], model: str, num_batches: int, attention_rate: float
 ) -> list[dict[str, object]]:
-    share = attention_share(ModelShape.of(find_model(model)), attention_rate)
+    share = attention_cost(ModelShape.of(find_model(model)), attention_rate)
     plain, alike = batches_of(packs)[:num_batches], windowed(packs, share)
     rows = []
     for size in DATA_RANKS:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from longrun.config.training import OptimizerSettings
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackLayout
+from longrun.nn.layout import PackTensors
 from longrun.optim.optimizers import build_optimizers
 from longrun.parallel import data
 from longrun.parallel.context import lay_out
@@ -110,7 +110,7 @@ def simulate(settings: dict) -> dict:
     return peaks
 
 
-def run_steps(distributed: data.Distributed, pack: PackLayout, settings: dict) -> dict[str, int]:
+def run_steps(distributed: data.Distributed, pack: PackTensors, settings: dict) -> dict[str, int]:
     model, memory, peaks = distributed.model, PeakMemory(), {}
     optimizers = build_optimizers(model, OptimizerSettings(name=settings["optimizer"]))
     memory.watch(model.parameters())

@@ -27,7 +27,7 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
     from longrun.config.training import OptimizerSettings
     from longrun.nn.attention import choose_backend
     from longrun.nn.decoder import Decoder
-    from longrun.nn.layout import build_layout
+    from longrun.nn.layout import build_pack
     from longrun.optim.optimizers import build_optimizers
     from longrun.parallel.data import distribute
     from longrun.parallel.layouts import Layout
@@ -48,7 +48,7 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
     for pack in read_packs(folder):
         meter.start()
         weighted = [(d.tokens, (d.labels != IGNORED).astype(np.float32)) for d in pack]
-        micro_steps = [MicroStep(0, build_layout(weighted))]
+        micro_steps = [MicroStep(0, build_pack(weighted))]
         gradients = compute_gradients(
             distributed,
             mesh,

@@ -17,7 +17,7 @@ from gpu.ours import Engine, lay_out
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
 from longrun.nn.kernels import KERNELS, Place
-from longrun.nn.layout import PackLayout
+from longrun.nn.layout import PackTensors
 from peers import BETAS, CLIP_NORM, EPSILON
 
 LENGTHS, TINY_LENGTHS = (3000, 1801, 2500, 891), (60, 1, 40, 27)
@@ -110,7 +110,7 @@ def _longrun(case: Case, backend: str) -> Decoder:
     return model
 
 
-def _gradients(model: Decoder, layout: PackLayout, chunk: int = 4096) -> tuple[float, Gradients]:
+def _gradients(model: Decoder, layout: PackTensors, chunk: int = 4096) -> tuple[float, Gradients]:
     model.zero_grad()
     loss = model.loss(layout, chunk_tokens=chunk)
     loss.backward()
@@ -161,7 +161,7 @@ def _laws(backend: str, model: Decoder, pack: Sequence[Document]) -> list[Check]
 
 
 @torch.no_grad()
-def _leak(model: Decoder, layout: PackLayout) -> float:
+def _leak(model: Decoder, layout: PackTensors) -> float:
     """Change the first document and count the logits of the others that change."""
     first, changed = layout.lengths[0], layout.tokens.clone()
     changed[:first] = (changed[:first] + 1) % model.arch.vocab_size
@@ -170,7 +170,7 @@ def _leak(model: Decoder, layout: PackLayout) -> float:
 
 
 @torch.no_grad()
-def _ignored(model: Decoder, layout: PackLayout) -> float:
+def _ignored(model: Decoder, layout: PackTensors) -> float:
     """Change the targets of the first third, whose weights are 0, and compare the loss."""
     third = layout.num_tokens // 3
     weights, targets = layout.weights.clone(), layout.targets.clone()

@@ -12,7 +12,7 @@ from longrun.config.training import OptimizerSettings
 from longrun.nn.arch import Arch
 from longrun.nn.attention import choose_backend
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackLayout, build_layout
+from longrun.nn.layout import PackTensors, build_pack
 from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
 from longrun.parallel.data import distribute
@@ -70,9 +70,9 @@ class Engine:
         return gradients.loss
 
 
-def lay_out(pack: Sequence[Document]) -> PackLayout:
+def lay_out(pack: Sequence[Document]) -> PackTensors:
     """Build the layout of a pack, every token supervised."""
-    return build_layout([(d.tokens, np.ones(len(d.tokens), np.float32)) for d in pack])
+    return build_pack([(d.tokens, np.ones(len(d.tokens), np.float32)) for d in pack])
 
 
 def train(

@@ -12,7 +12,7 @@ from longrun.checkpoint.huggingface import load_weights, plan_files, write_weigh
 from longrun.checkpoint.model_folder import read_arch
 from longrun.errors import InputError
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 
 
 def load(folder) -> Decoder:
@@ -35,7 +35,7 @@ def test_transformers_computes_the_same_logits(make_model, tied):
     assert not info["unexpected_keys"]
     assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == tied
     tokens = np.arange(40, dtype=np.int32)
-    ours = load(folder).logits(build_layout([(tokens, np.ones(40, np.float32))]))
+    ours = load(folder).logits(build_pack([(tokens, np.ones(40, np.float32))]))
     expected = theirs(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0]
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 

@@ -17,7 +17,7 @@ from longrun.nn.attention import (
     choose_backend,
 )
 from longrun.nn.kernels import KERNELS
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 
 CU_Q = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
 CU_K = torch.tensor([0, 5, 6, 11], dtype=torch.int32)
@@ -58,7 +58,7 @@ def test_takes_strided_inputs():
 
 def test_takes_the_boundaries_of_whole_documents():
     tokens = [(np.zeros(n, np.int32), np.zeros(n, np.float32)) for n in (4, 2)]
-    layout = build_layout(tokens, multiple_of=4)
+    layout = build_pack(tokens, multiple_of=4)
     where = Boundaries.of(layout, "sdpa")
     assert where.cu_q.tolist() == where.cu_k.tolist() == layout.cu_seqlens.tolist()
     assert where.max_q == where.max_k == 4

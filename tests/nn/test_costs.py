@@ -14,8 +14,8 @@ from longrun.nn.costs import (
     ATTENTION_RATE,
     ModelShape,
     Recompute,
+    attention_cost,
     attention_flops,
-    attention_share,
     effective_length,
     hardware_flops,
     linear_flops,
@@ -117,7 +117,7 @@ def test_the_share_of_attention_gives_the_time_of_a_document(name: str) -> None:
     shape, tokens = SHAPES[name], 7500
     extra = hardware_flops(shape, tokens) - linear_flops(shape)
     slowed = linear_flops(shape) + extra / ATTENTION_RATE
-    assert 1 + attention_share(shape) * tokens == pytest.approx(slowed / linear_flops(shape))
+    assert 1 + attention_cost(shape) * tokens == pytest.approx(slowed / linear_flops(shape))
 
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackLayout, build_layout
+from longrun.nn.layout import PackTensors, build_pack
 
 LENGTHS = (5, 1, 17, 9)
 
 
-def gradients(model: Decoder, *layouts: PackLayout) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(model: Decoder, *layouts: PackTensors) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the summed loss of the packs and the gradient of every parameter."""
     model.zero_grad(set_to_none=True)
     losses = []
@@ -37,8 +37,8 @@ def assert_equal_gradients(got: dict[str, Tensor], want: dict[str, Tensor]) -> N
 def test_a_pack_equals_its_documents_alone(build_decoder, draw_documents, backend, tied, qk_norm):
     model = build_decoder(backend=backend, tied=tied, qk_norm=qk_norm)
     documents = draw_documents(LENGTHS)
-    packed_loss, packed = gradients(model, build_layout(documents, multiple_of=16))
-    alone_loss, alone = gradients(model, *(build_layout([document]) for document in documents))
+    packed_loss, packed = gradients(model, build_pack(documents, multiple_of=16))
+    alone_loss, alone = gradients(model, *(build_pack([document]) for document in documents))
     torch.testing.assert_close(packed_loss, alone_loss, rtol=1e-11, atol=0)
     assert_equal_gradients(packed, alone)
 
@@ -46,8 +46,8 @@ def test_a_pack_equals_its_documents_alone(build_decoder, draw_documents, backen
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (2, 0, 3, 1)])
 def test_the_order_of_the_documents_does_not_matter(build_decoder, draw_documents, order):
     model, documents = build_decoder(), draw_documents(LENGTHS)
-    loss, grads = gradients(model, build_layout(documents))
-    other_loss, others = gradients(model, build_layout([documents[index] for index in order]))
+    loss, grads = gradients(model, build_pack(documents))
+    other_loss, others = gradients(model, build_pack([documents[index] for index in order]))
     torch.testing.assert_close(loss, other_loss, rtol=1e-11, atol=0)
     assert_equal_gradients(grads, others)
 
@@ -60,10 +60,10 @@ def test_changing_one_document_changes_no_bit_of_another(
     model = build_decoder(compute_dtype=dtype).float()
     documents = draw_documents(LENGTHS)
     with torch.no_grad():
-        before = model.logits(build_layout(documents, multiple_of=16))
+        before = model.logits(build_pack(documents, multiple_of=16))
         tokens, weights = documents[changed]
         documents[changed] = (tokens + 1) % 61, weights
-        after = model.logits(build_layout(documents, multiple_of=16))
+        after = model.logits(build_pack(documents, multiple_of=16))
     ends = np.cumsum(LENGTHS)
     inside = torch.zeros(len(before), dtype=torch.bool)
     inside[ends[changed] - LENGTHS[changed] : ends[changed]] = True
@@ -76,14 +76,14 @@ def test_the_future_changes_no_bit_of_the_past(build_decoder, draw_documents):
     other = tokens.copy()
     other[13] = (other[13] + 1) % 61
     with torch.no_grad():
-        before, after = (model.logits(build_layout([(ids, weights)])) for ids in (tokens, other))
+        before, after = (model.logits(build_pack([(ids, weights)])) for ids in (tokens, other))
     assert torch.equal(before[:13], after[:13])
     assert not torch.equal(before[13:], after[13:])
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 1000])
 def test_the_chunks_of_the_loss_do_not_matter(build_decoder, draw_documents, chunk_tokens):
-    model, layout = build_decoder(), build_layout(draw_documents(LENGTHS))
+    model, layout = build_decoder(), build_pack(draw_documents(LENGTHS))
     loss, grads = gradients(model, layout)
     model.zero_grad()
     other = model.loss(layout, chunk_tokens=chunk_tokens)
@@ -94,7 +94,7 @@ def test_the_chunks_of_the_loss_do_not_matter(build_decoder, draw_documents, chu
 
 
 def test_recomputing_changes_no_bit(build_decoder, draw_documents):
-    layout = build_layout(draw_documents(LENGTHS))
+    layout = build_pack(draw_documents(LENGTHS))
     loss, grads = gradients(build_decoder(), layout)
     other_loss, others = gradients(build_decoder(recompute="full"), layout)
     assert torch.equal(loss, other_loss)
@@ -102,7 +102,7 @@ def test_recomputing_changes_no_bit(build_decoder, draw_documents):
 
 
 def test_recomputing_keeps_only_the_input_of_each_layer(build_decoder, draw_documents):
-    layout = build_layout(draw_documents(LENGTHS))
+    layout = build_pack(draw_documents(LENGTHS))
     kept = {}
     for recompute in ("none", "full"):
         model, sizes = build_decoder(recompute=recompute), []
@@ -119,7 +119,7 @@ def test_a_pack_without_supervision_gives_zero_loss_and_zero_gradients(
 ):
     documents = [(tokens, weights * 0) for tokens, weights in draw_documents(LENGTHS)]
     model = build_decoder()
-    loss = model.loss(build_layout(documents))
+    loss = model.loss(build_pack(documents))
     loss.backward()
     assert loss.item() == 0
     for parameter in model.parameters():
@@ -127,7 +127,7 @@ def test_a_pack_without_supervision_gives_zero_loss_and_zero_gradients(
 
 
 def test_computes_in_bfloat16_over_float32_parameters(build_decoder, draw_documents):
-    layout = build_layout(draw_documents(LENGTHS))
+    layout = build_pack(draw_documents(LENGTHS))
     _, exact = gradients(build_decoder(), layout)
     model = build_decoder(compute_dtype=torch.bfloat16).float()
     assert model(layout).dtype == torch.bfloat16

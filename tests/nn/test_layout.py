@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import InputError
-from longrun.nn.layout import Document, build_layout
+from longrun.nn.layout import Document, build_pack
 
 
 def a_document(length: int) -> st.SearchStrategy[Document]:
@@ -25,7 +25,7 @@ DOCUMENTS = st.lists(st.integers(1, 9).flatmap(a_document), min_size=1, max_size
 def test_lays_out_the_worked_trace():
     first = np.array([5, 6, 7], np.int32), np.array([0, 0, 1], np.float32)
     second = np.array([8, 9], np.int32), np.array([1, 1], np.float32)
-    layout = build_layout([first, second], multiple_of=4)
+    layout = build_pack([first, second], multiple_of=4)
     assert layout.tokens.tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
     assert layout.targets.tolist() == [0, 7, 0, 9, 0, 0, 0, 0]
     assert layout.weights.tolist() == [0, 1, 0, 1, 0, 0, 0, 0]
@@ -39,7 +39,7 @@ def test_lays_out_the_worked_trace():
 
 @given(documents=DOCUMENTS, multiple_of=st.integers(1, 16))
 def test_keeps_every_token_and_every_weight_but_the_first_of_each_document(documents, multiple_of):
-    layout = build_layout(documents, multiple_of=multiple_of)
+    layout = build_pack(documents, multiple_of=multiple_of)
     start = 0
     for tokens, weights in documents:
         end = start + len(tokens)
@@ -58,7 +58,7 @@ def test_keeps_every_token_and_every_weight_but_the_first_of_each_document(docum
 
 @given(documents=DOCUMENTS, multiple_of=st.integers(1, 16))
 def test_agrees_with_itself_about_boundaries(documents, multiple_of):
-    layout = build_layout(documents, multiple_of=multiple_of)
+    layout = build_pack(documents, multiple_of=multiple_of)
     assert layout.num_tokens % multiple_of == 0
     assert layout.num_padding < multiple_of
     assert len(layout.lengths) == len(documents) + (layout.num_padding > 0)
@@ -71,14 +71,14 @@ def test_agrees_with_itself_about_boundaries(documents, multiple_of):
 
 @given(documents=DOCUMENTS, multiple_of=st.integers(1, 16))
 def test_never_supervises_padding(documents, multiple_of):
-    layout = build_layout(documents, multiple_of=multiple_of)
+    layout = build_pack(documents, multiple_of=multiple_of)
     padding = slice(layout.num_tokens - layout.num_padding, None)
     assert not layout.weights[padding].any()
     assert not layout.tokens[padding].any()
 
 
 def test_has_the_stated_dtypes_and_keeps_them_when_it_moves():
-    layout = build_layout([(np.arange(3, dtype=np.int32), np.ones(3, np.float32))]).to("meta")
+    layout = build_pack([(np.arange(3, dtype=np.int32), np.ones(3, np.float32))]).to("meta")
     assert layout.tokens.dtype == layout.targets.dtype == layout.positions.dtype == torch.int64
     assert layout.weights.dtype == torch.float32
     assert layout.cu_seqlens.dtype == torch.int32
@@ -104,9 +104,9 @@ def two(length_of_tokens: int, length_of_weights: int) -> Document:
 )
 def test_refuses_what_is_no_pack(documents, message):
     with pytest.raises(InputError, match=message):
-        build_layout(documents)
+        build_pack(documents)
 
 
 def test_refuses_a_multiple_below_one():
     with pytest.raises(ValueError, match="multiple_of is 0"):
-        build_layout([two(2, 2)], multiple_of=0)
+        build_pack([two(2, 2)], multiple_of=0)

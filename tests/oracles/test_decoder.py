@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document, build_layout
+from longrun.nn.layout import Document, build_pack
 
 SIZES = {
     "vocab_size": 67,
@@ -93,7 +93,7 @@ def their_logits_and_loss(model: torch.nn.Module, document: Document) -> tuple[T
 def assert_equals_theirs(name: str, tied: bool, lengths: list[int]) -> None:
     theirs, ours = pair(name, tied)
     documents = draw(lengths)
-    layout = build_layout(documents)
+    layout = build_pack(documents)
     theirs.zero_grad()
     ours.zero_grad()
     results = [their_logits_and_loss(theirs, document) for document in documents]
@@ -140,7 +140,7 @@ def test_bfloat16_over_float32_parameters_is_their_bfloat16_model():
     with torch.no_grad():
         want, _ = their_logits_and_loss(narrow, document)
         exact, _ = their_logits_and_loss(theirs, document)
-        got = model.logits(build_layout([document]))
+        got = model.logits(build_pack([document]))
     assert got.dtype == want.dtype == torch.bfloat16
     ours_off, theirs_off = (got - exact).norm(), (want - exact).norm()
     assert ours_off < 1.2 * theirs_off

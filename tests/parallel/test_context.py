@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrun.nn.attention import Boundaries, PackedAttention
-from longrun.nn.layout import PADDING, PackLayout, build_layout
+from longrun.nn.layout import PADDING, PackTensors, build_pack
 from longrun.parallel.context import lay_out, share_of
 from longrun.parallel.mesh import Mesh
 
@@ -15,9 +15,9 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
 SIZES = st.integers(1, 8)
 
 
-def pack(lengths: list[int], seed: int = 0) -> PackLayout:
+def pack(lengths: list[int], seed: int = 0) -> PackTensors:
     rng = np.random.default_rng(seed)
-    return build_layout(
+    return build_pack(
         [
             (rng.integers(0, 99, length).astype(np.int32), rng.random(length).astype(np.float32))
             for length in lengths
@@ -25,7 +25,7 @@ def pack(lengths: list[int], seed: int = 0) -> PackLayout:
     )
 
 
-def shares_of(whole: PackLayout, size: int, multiple_of: int = 1) -> list[PackLayout]:
+def shares_of(whole: PackTensors, size: int, multiple_of: int = 1) -> list[PackTensors]:
     return [share_of(whole, size=size, rank=rank, multiple_of=multiple_of) for rank in range(size)]
 
 
@@ -130,7 +130,7 @@ def test_attention_over_gathered_keys_is_that_of_the_whole_pack(lengths, size, h
         torch.testing.assert_close(got[:real], want[own[:real]], rtol=1e-12, atol=1e-12)
 
 
-def _places(share: PackLayout, place: dict[tuple[int, int], int]) -> list[int]:
+def _places(share: PackTensors, place: dict[tuple[int, int], int]) -> list[int]:
     """Return the position in the pack of every token; 0 for padding."""
     documents = np.repeat(share.documents, share.lengths)
     return [
@@ -140,7 +140,7 @@ def _places(share: PackLayout, place: dict[tuple[int, int], int]) -> list[int]:
 
 
 def test_a_padded_pack_cannot_be_shared():
-    padded = build_layout([(np.ones(3, np.int32), np.ones(3, np.float32))], multiple_of=2)
+    padded = build_pack([(np.ones(3, np.int32), np.ones(3, np.float32))], multiple_of=2)
     with pytest.raises(ValueError, match="without padding"):
         share_of(padded, size=2, rank=0)
 

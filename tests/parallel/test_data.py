@@ -14,7 +14,7 @@ import torch
 from longrun.errors import ConfigError
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document, build_layout
+from longrun.nn.layout import Document, build_pack
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 
@@ -206,13 +206,13 @@ def build_alone() -> Decoder:
 def test_one_process_gives_plain_gradients_and_sums_micro_steps():
     model, plain = build_alone(), build_alone()
     documents = draw_documents()
-    plain.loss(build_layout(documents)).backward()
+    plain.loss(build_pack(documents)).backward()
     distributed = Replicated(model, ALONE)
     for _ in range(2):
         distributed.begin_step()
         for index, document in enumerate(documents):
             distributed.begin_micro_step(index == len(documents) - 1)
-            distributed.model.loss(build_layout([document])).backward()
+            distributed.model.loss(build_pack([document])).backward()
             distributed.end_backward(last=index == len(documents) - 1)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
@@ -220,7 +220,7 @@ def test_one_process_gives_plain_gradients_and_sums_micro_steps():
 
 def backward(distributed) -> None:
     distributed.begin_step()
-    distributed.model.loss(build_layout(draw_documents())).backward()
+    distributed.model.loss(build_pack(draw_documents())).backward()
 
 
 def test_refuses_to_go_on_when_a_gradient_was_replaced():

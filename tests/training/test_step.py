@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from longrun.nn.arch import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 from longrun.training.step import Gradients, MicroStep, compute_gradients, count, filler
@@ -49,7 +49,7 @@ def documents(seed: int, count: int):
 
 
 def run(model, packs) -> tuple[float, dict[str, torch.Tensor]]:
-    micro_steps = [MicroStep(slot, build_layout(pack)) for slot, pack in enumerate(packs)]
+    micro_steps = [MicroStep(slot, build_pack(pack)) for slot, pack in enumerate(packs)]
     result = compute_gradients(
         model,
         ALONE,
@@ -82,7 +82,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(model):
     packs = [documents(1, 2), documents(2, 3)]
     nll, weight = 0.0, 0.0
     for tokens, weights in (document for pack in packs for document in pack):
-        logits = model.model.logits(build_layout([(tokens, weights)]))[:-1]
+        logits = model.model.logits(build_pack([(tokens, weights)]))[:-1]
         targets = torch.from_numpy(tokens[1:].astype(np.int64))
         each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         nll += (each.detach() * torch.from_numpy(weights[1:])).sum().item()
@@ -91,7 +91,7 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_batch(model):
 
 
 def test_a_filler_changes_no_bit(model):
-    micro_steps = [MicroStep(0, build_layout(documents(3, 3)))]
+    micro_steps = [MicroStep(0, build_pack(documents(3, 3)))]
     results = []
     for steps in (micro_steps, [*micro_steps, filler(ALONE)], [filler(ALONE), *micro_steps]):
         results.append(
@@ -104,13 +104,13 @@ def test_a_filler_changes_no_bit(model):
 
 
 def test_a_batch_is_counted_without_fillers():
-    layout = build_layout([(np.arange(5, dtype=np.int32), np.float32([0, 0, 0.5, 1, 1]))])
+    layout = build_pack([(np.arange(5, dtype=np.int32), np.float32([0, 0, 0.5, 1, 1]))])
     counts = count([MicroStep(0, layout), filler(ALONE)], ALONE)
     assert (counts.weight, counts.tokens, counts.supervised_tokens) == (2.5, 5, 3)
 
 
 def test_gradients_are_clipped_to_the_bound(model):
-    micro_steps = [MicroStep(0, build_layout(documents(4, 3)))]
+    micro_steps = [MicroStep(0, build_pack(documents(4, 3)))]
     arguments = {"num_packs": 1, "weight": 1.0, "chunk_tokens": 9}
     free = compute_gradients(model, ALONE, micro_steps, **arguments)
     bound = free.grad_norm / 2

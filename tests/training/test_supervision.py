@@ -6,7 +6,7 @@ from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import Document
 from longrun.formats.plans import PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 from longrun.training.balance import Ranks
 from longrun.training.batches import PackId
 from longrun.training.supervision import (
@@ -65,9 +65,7 @@ def test_batches_in_tokens_count_the_tokens_that_carry_loss(world, tmp_path):
     reader = PackReader(packs, config.loss_weights, 0.01)
     for step in range(6):
         counts = [
-            sum(
-                int(build_layout([document]).weights.count_nonzero()) for document in reader.read(p)
-            )
+            sum(int(build_pack([document]).weights.count_nonzero()) for document in reader.read(p))
             for p in batches[step]
         ]
         assert sum(counts) >= 40 > sum(counts[:-1])

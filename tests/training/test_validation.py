@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from longrun.formats.plans import PackSet
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 from longrun.parallel.mesh import Mesh
 from longrun.training.build import build_training
 from longrun.training.supervision import weigh, weight_table
@@ -18,7 +18,7 @@ def by_hand(training, packs, mode: str | None) -> float:
     for index in range(len(documents)):
         if mode in (None, documents.modes[documents.mode_indices[index]]):
             table = weight_table(training.config.loss_weights)
-            layout = build_layout([weigh(documents[index], table)])
+            layout = build_pack([weigh(documents[index], table)])
             total += training.model.model.loss(layout, chunk_tokens=64).item()
             weight += layout.weight_sum()
     return total / weight

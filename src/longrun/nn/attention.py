@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from longrun.errors import ConfigError
 from longrun.nn.kernels import KERNELS, Place, accumulation_dtype
-from longrun.nn.layout import PackLayout
+from longrun.nn.layout import PackTensors
 
 BACKENDS = tuple(KERNELS)
 ORACLE = "reference"
@@ -58,7 +58,7 @@ class Boundaries:
     """[S] int64: which rows of the keys of all context ranks are the S keys; None: the own ones."""
 
     @classmethod
-    def of(cls, layout: PackLayout, backend: str) -> "Boundaries":
+    def of(cls, layout: PackTensors, backend: str) -> "Boundaries":
         """Take the boundaries of ``layout``; never waits for a device."""
         if KERNELS[backend].device_boundaries:
             cu_q, cu_k = layout.cu_seqlens, layout.cu_keys

@@ -154,7 +154,7 @@ def hardware_flops(
     return linear_flops(shape) + 3.5 * attention + again
 
 
-def attention_share(shape: ModelShape, rate: float = ATTENTION_RATE) -> float:
+def attention_cost(shape: ModelShape, rate: float = ATTENTION_RATE) -> float:
     """Return the time of attending to one key over the time of a token's matrices.
 
     A training of a document of n tokens takes ``n + share * n ** 2``, in tokens. ``rate`` is the

@@ -30,7 +30,7 @@ from torch.utils.checkpoint import (
 from longrun.nn.arch import Arch
 from longrun.nn.attention import Boundaries, PackedAttention
 from longrun.nn.costs import Recompute
-from longrun.nn.layout import PackLayout
+from longrun.nn.layout import PackTensors
 from longrun.nn.loss import WHOLE_VOCABULARY, linear_cross_entropy
 from longrun.nn.rope import rotate, rotation
 
@@ -237,7 +237,7 @@ class Decoder(nn.Module):
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
-    def forward(self, layout: PackLayout) -> Tensor:
+    def forward(self, layout: PackTensors) -> Tensor:
         """Return the hidden states after the final norm, [T, hidden] in ``compute_dtype``."""
         where = Boundaries.of(layout, self.backend)
         rope = rotation(self.arch, layout.positions, self.compute_dtype)
@@ -246,7 +246,7 @@ class Decoder(nn.Module):
             x_TH = layer(x_TH, rope, where)
         return self.model.norm(x_TH)  # type: ignore[no-any-return]  # modules return Any
 
-    def loss(self, layout: PackLayout, *, chunk_tokens: int = 1024) -> Tensor:
+    def loss(self, layout: PackTensors, *, chunk_tokens: int = 1024) -> Tensor:
         """Return ``sum(weight * nll)`` over the pack, a float32 scalar; 0 without supervision."""
         return linear_cross_entropy(
             self.forward(layout),
@@ -257,7 +257,7 @@ class Decoder(nn.Module):
             vocabulary=self.vocabulary,
         )
 
-    def logits(self, layout: PackLayout) -> Tensor:
+    def logits(self, layout: PackTensors) -> Tensor:
         """Return the logits of the rows that are here, [T, V] in ``compute_dtype``.
 
         For verification, never for training.

@@ -33,7 +33,7 @@ Document = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackLayout:
+class PackTensors:
     """The T tokens of a pack, or of one rank's share of it, cut into D segments.
 
     In a whole pack a segment is a document. In a share (``longrun.parallel.context``) it is a run
@@ -72,7 +72,7 @@ class PackLayout:
         """Return the sum of the weights, formed in float64."""
         return float(self.weights.double().sum())
 
-    def to(self, device: torch.device | str) -> "PackLayout":
+    def to(self, device: torch.device | str) -> "PackTensors":
         """Return the same layout with its tensors on ``device``."""
         tensors: dict[str, Any] = {
             field.name: value.to(device)
@@ -82,7 +82,7 @@ class PackLayout:
         return replace(self, **tensors)
 
 
-def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> PackLayout:
+def build_pack(documents: Sequence[Document], *, multiple_of: int = 1) -> PackTensors:
     """Lay whole documents side by side and pad to a multiple of ``multiple_of`` tokens.
 
     ``documents[i] = (tokens, token_weights)``, both [n]: ``token_weights[j]`` is the weight with
@@ -108,7 +108,7 @@ def build_layout(documents: Sequence[Document], *, multiple_of: int = 1) -> Pack
     targets = _next_in_document(np.concatenate([tokens for tokens, _ in parts]), ends)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     cu_seqlens = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-    return PackLayout(
+    return PackTensors(
         tokens=torch.from_numpy(np.concatenate([tokens for tokens, _ in parts]).astype(np.int64)),
         targets=torch.from_numpy(np.where(next_weights > 0, targets, 0).astype(np.int64)),
         weights=torch.from_numpy(next_weights.astype(np.float32)),

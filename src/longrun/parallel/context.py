@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from longrun.nn.attention import Boundaries
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PADDING, Document, PackLayout, build_layout
+from longrun.nn.layout import PADDING, Document, PackTensors, build_pack
 from longrun.parallel.collectives import Axis
 from longrun.parallel.mesh import Mesh
 
@@ -43,7 +43,7 @@ class _Run:
     end: int
 
 
-def share_of(whole: PackLayout, *, size: int, rank: int, multiple_of: int = 1) -> PackLayout:
+def share_of(whole: PackTensors, *, size: int, rank: int, multiple_of: int = 1) -> PackTensors:
     """Return rank ``rank``'s share of an unpadded pack, cut over ``size`` ranks.
 
     Every share has the same number of tokens, a multiple of ``multiple_of``: what is missing is
@@ -64,7 +64,7 @@ def share_of(whole: PackLayout, *, size: int, rank: int, multiple_of: int = 1) -
     tail = [num_padding] if num_padding else []
     lengths = [run.end - run.start for run in own] + tail
     key_lengths = [len(keys) for keys in key_rows] + tail
-    return PackLayout(
+    return PackTensors(
         tokens=_padded(whole.tokens, taken, num_padding),
         targets=_padded(whole.targets, taken, num_padding),
         weights=_padded(whole.weights, taken, num_padding),
@@ -140,15 +140,15 @@ def gather_keys(model: Decoder, axis: Axis) -> None:
         layer.self_attn.core = GatheredAttention(layer.self_attn.core, axis)
 
 
-def lay_out(documents: Sequence[Document], mesh: Mesh) -> PackLayout:
+def lay_out(documents: Sequence[Document], mesh: Mesh) -> PackTensors:
     """Return this rank's share of the pack of ``documents``, on its device.
 
     Padded to a multiple of the tensor axis, over which the tokens are split between layers.
     """
     if mesh.context_size == 1:
-        return build_layout(documents, multiple_of=mesh.tensor_size).to(mesh.device)
+        return build_pack(documents, multiple_of=mesh.tensor_size).to(mesh.device)
     return share_of(
-        build_layout(documents),
+        build_pack(documents),
         size=mesh.context_size,
         rank=mesh.context_rank,
         multiple_of=mesh.tensor_size,

@@ -13,7 +13,7 @@ from itertools import product
 from typing import get_args
 
 from longrun.nn.arch import Arch
-from longrun.nn.costs import ModelShape, Recompute, attention_share, model_flops
+from longrun.nn.costs import ModelShape, Recompute, attention_cost, model_flops
 from longrun.parallel.layouts import Layout, Sharding, obstacle
 from longrun.plan.lengths import Workload
 from longrun.plan.memory import StepMemory, StepSettings, step_memory
@@ -113,7 +113,7 @@ class Planner:
             rates=settings.rates.filled(settings.gpu), node_size=settings.num_processes
         )
         self.num_ranks = settings.num_nodes * settings.num_processes
-        self._dealing = Dealing(workload, attention_share(self.shape), settings.balance)
+        self._dealing = Dealing(workload, attention_cost(self.shape), settings.balance)
 
     @cached_property
     def usable_bytes(self) -> float:

@@ -2,7 +2,7 @@
 
 The gradient of a batch does not depend on how its documents are grouped, so they are dealt to the
 ranks such that all finish together: a document of n tokens takes ``n + share * n ** 2`` (see
-``longrun.nn.costs.attention_share``) and the slowest rank decides how long a step takes.
+``longrun.nn.costs.attention_cost``) and the slowest rank decides how long a step takes.
 
 ``packs``      whole packs: longest processing time first, then pairs are exchanged
 ``documents``  single documents in the same way, then each rank's are put into micro-steps of at

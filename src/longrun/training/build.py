@@ -21,7 +21,7 @@ from longrun.formats.atomic import atomic_folder
 from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.formats.plans import PackSet
 from longrun.nn.attention import choose_backend
-from longrun.nn.costs import ModelShape, attention_share
+from longrun.nn.costs import ModelShape, attention_cost
 from longrun.nn.decoder import Decoder
 from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
@@ -54,7 +54,7 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         InputError: the model or the packs cannot be used.
     """
     packs = PackSet.open(config.packs)
-    share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
+    share = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
     reader = PackReader(packs, config.loss_weights, share)
     batches = build_batches(config, packs)
     attention = choose_attention(config, mesh, reader.read(batches[0][0]))

@@ -20,7 +20,7 @@ from longrun.config.training import VerifyConfig
 from longrun.formats.atomic import write_text
 from longrun.formats.plans import PackSet
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 from longrun.parallel.data import Distributed, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, broadcast_object
@@ -117,7 +117,7 @@ def _gradients_alone(
     """Return the gradient of every parameter, one document after the other."""
     weight = weight_of(documents)
     for document in documents:
-        loss = whole.loss(build_layout([document]).to(mesh.device), chunk_tokens=chunk_tokens)
+        loss = whole.loss(build_pack([document]).to(mesh.device), chunk_tokens=chunk_tokens)
         (loss / weight).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
     return {name: _gradient(parameter) for name, parameter in whole.named_parameters()}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longrun.nn.layout import PackLayout
+from longrun.nn.layout import PackTensors
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_shares
@@ -25,7 +25,7 @@ class MicroStep:
 
     slot: int | None
     """Index of the pack in its batch; None: a filler that keeps ranks in step."""
-    layout: PackLayout
+    layout: PackTensors
     """This rank's share of the pack."""
 
 

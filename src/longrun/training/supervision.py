@@ -15,7 +15,7 @@ from longrun.errors import InputError
 from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.spans import SpanKind
-from longrun.nn.costs import ModelShape, attention_share
+from longrun.nn.costs import ModelShape, attention_cost
 from longrun.training.balance import Balance, Deal, Ranks, deal_batch, pack_cost, pack_costs
 from longrun.training.batches import Batches, PackId, PackLine, TokenBatches, WindowedBatches
 
@@ -46,7 +46,7 @@ def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
     sizes = tuple(plan.document_counts for plan in plans)
     if config.balance_window > 1 and config.global_batch_size is not None:
-        share = attention_share(ModelShape.of(read_arch(config.model, config.context)))
+        share = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
         lengths = packs.training.lengths
         costs = tuple(pack_costs(lengths[plan.documents], plan.starts, share) for plan in plans)
         line = sizes, config.global_batch_size, config.seed

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from longrun.errors import VerificationError
-from longrun.nn.layout import build_layout
+from longrun.nn.layout import build_pack
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, stored_part
 from longrun.parallel.mesh import Mesh, all_agree, sum_over_ranks
@@ -154,7 +154,7 @@ def check_regrouping(
 
 def weight_of(documents: Sequence[Weighted]) -> float:
     """Return the sum of the weights of the targets of ``documents``."""
-    return math.fsum(build_layout([document]).weight_sum() for document in documents)
+    return math.fsum(build_pack([document]).weight_sum() for document in documents)
 
 
 def relative_difference(one: float, other: float) -> float:
