@@ -27,10 +27,10 @@ import torch
 from longrun.checkpoint import init_model
 from longrun.checkpoint.saving import Retention, Saver
 from longrun.checkpoint.sharded import MODEL_PREFIX, LoopState
-from longrun.config.base import FINAL_NAME
+from longrun.config.settings import FINAL_NAME
 from longrun.config.stages import InitModelConfig, SynthesizeConfig, TrainTokenizerConfig
-from longrun.data import synthesize, train_tokenizer
-from longrun.formats.manifest import Manifest
+from longrun.data.synthetic import synthesize, train_tokenizer
+from longrun.formats.stages.manifest import Manifest
 from longrun.parallel.mesh import Mesh
 
 STEPS = (10, 20, 30, 40)

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from longrun.data.packing import pack
-from longrun.formats.atomic import write_text
+from longrun.data.packs.packing import pack
+from longrun.formats.stages.atomic import write_text
 from longrun.nn.costs import ATTENTION_RATE, ModelShape, attention_cost, effective_length
 from longrun.plan.models import find_model
 from longrun.training.balance import Ranks, deal_batch, pack_cost

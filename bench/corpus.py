@@ -50,7 +50,7 @@ def generated_rows() -> list[dict[str, str]]:
     import tempfile
 
     from longrun.config.stages import SynthesizeConfig
-    from longrun.data import synthesize
+    from longrun.data.synthetic import synthesize
 
     with tempfile.TemporaryDirectory() as folder:
         config = SynthesizeConfig(output_dir=Path(folder), num_cot=800, num_tir=800)

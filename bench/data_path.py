@@ -147,7 +147,8 @@ def _measure(system: str, records: Path, tokenizer: Path, folder: Path) -> dict[
 
 def _measure_longrun(records: Path, tokenizer: Path, folder: Path) -> dict[str, float]:
     from longrun.config.stages import PackConfig, PrepareConfig
-    from longrun.data import pack, prepare
+    from longrun.data.documents import prepare
+    from longrun.data.packs import pack
 
     settings = {"data": str(records), "tokenizer": tokenizer, "output_dir": folder}
     done = prepare.run(
@@ -207,7 +208,7 @@ def _measure_reading(packs: Path) -> dict[str, float]:
 
 def _train_tokenizer(folder: Path) -> Path:
     from longrun.config.stages import TrainTokenizerConfig
-    from longrun.data import train_tokenizer
+    from longrun.data.synthetic import train_tokenizer
 
     write_corpus(folder / "text.jsonl", generated_rows(), 3_000_000, seed=0)
     settings = {"data": folder / "text.jsonl", "output_dir": folder / "tokenizer"}

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from longrun.config.training import OptimizerSettings
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackTensors
+from longrun.nn.pack import PackTensors
 from longrun.optim.optimizers import build_optimizers
 from longrun.parallel import data
 from longrun.parallel.context import lay_out

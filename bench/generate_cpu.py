@@ -29,8 +29,8 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging as transformers_logging
 
 from longrun.config.evaluation import GenerateConfig
-from longrun.evaluation.decoding import ContinuousDecoder
-from longrun.evaluation.solutions import Solution
+from longrun.evaluation.generation.decoding import ContinuousDecoder
+from longrun.evaluation.generation.solutions import Solution
 from longrun.formats.predictions import Problem
 
 SIZES = {

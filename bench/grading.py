@@ -24,8 +24,8 @@ from typing import Any
 
 from math_verify import parse, verify
 
-from longrun.evaluation.answers import extract_boxed
-from longrun.evaluation.grade import Grader
+from longrun.evaluation.grading.answers import extract_boxed
+from longrun.evaluation.grading.grade import Grader
 
 Rows = Sequence[dict[str, Any]]
 Verdicts = list[tuple[bool, str, str | None]]

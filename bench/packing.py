@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from data_peers import first_fit
-from longrun.data.packing import Packing, pack
-from longrun.data.packing_loops import fit_best, run_loop
+from longrun.data.packs.packing import Packing, pack
+from longrun.data.packs.packing_loops import fit_best, run_loop
 
 PACK_SIZE = 32_768
 _BATCH_PACKS = 256

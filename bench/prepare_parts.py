@@ -19,16 +19,16 @@ from isal import isal_zlib
 
 from corpus import generated_rows, read_rows, write_corpus
 from longrun.config.stages import PrepareConfig
-from longrun.data.compose import TOOL_MODE, Composer, Draft
-from longrun.data.encode import EncodedBatch, Encoder
-from longrun.data.engines import encode_fast, load_fast
-from longrun.data.part_worker import PartWorker
-from longrun.data.prepare import load_conversation
-from longrun.data.shards import ShardWriter
-from longrun.data.sources import cut_parts, list_files, read_part
-from longrun.data.tally import Tally
-from longrun.formats.spans import split_response
-from longrun.formats.tokens import ExactTokenizer
+from longrun.data.documents.compose import TOOL_MODE, Composer, Draft
+from longrun.data.documents.encode import EncodedBatch, Encoder
+from longrun.data.documents.engines import encode_fast, load_fast
+from longrun.data.documents.part_worker import PartWorker
+from longrun.data.documents.prepare import load_conversation
+from longrun.data.documents.shards import ShardWriter
+from longrun.data.documents.tally import Tally
+from longrun.data.records.sources import cut_parts, list_files, read_part
+from longrun.formats.text.exact_tokenizer import ExactTokenizer
+from longrun.formats.text.spans import split_response
 
 BATCH_BYTES = 2 << 20
 Part = Callable[[], object]

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from longrun.config.training import OptimizerSettings
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.costs import ModelShape
 from longrun.nn.decoder import Decoder
 from longrun.optim.optimizers import build_optimizers

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from longrun.evaluation.sampling import choose_by_chance
+from longrun.evaluation.generation.sampling import choose_by_chance
 
 VOCAB_SIZE, ROWS, TEMPERATURE, TOP_P = 151_936, 32, 0.6, 0.95
 

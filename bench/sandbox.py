@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from longrun.config.evaluation import SandboxSettings
-from longrun.evaluation.sandbox import Sandbox
+from longrun.evaluation.sandbox.sandbox import Sandbox
 
 TESTS = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox.py"
 

@@ -27,7 +27,7 @@ def train_longrun(folder: Path, settings: Settings, meter_of: Callable[[], Meter
     from longrun.config.training import OptimizerSettings
     from longrun.nn.attention import choose_backend
     from longrun.nn.decoder import Decoder
-    from longrun.nn.layout import build_pack
+    from longrun.nn.pack import build_pack
     from longrun.optim.optimizers import build_optimizers
     from longrun.parallel.data import distribute
     from longrun.parallel.layouts import Layout

@@ -63,7 +63,7 @@ def read_settings(folder: Path) -> Settings:
 
 def draw_packs(settings: Settings) -> dict[str, npt.NDArray[np.int64]]:
     """Return (lengths of the documents of each pack, and all tokens), one entry per pack."""
-    from longrun.data.packing import pack
+    from longrun.data.packs.packing import pack
 
     rng = np.random.default_rng(settings.seed)
     median, longest = settings.median_length, settings.pack_tokens

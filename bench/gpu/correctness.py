@@ -14,10 +14,10 @@ from torch import Tensor
 
 from gpu.cases import Case, Document, device, draw_pack, fill
 from gpu.ours import Engine, lay_out
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
 from longrun.nn.kernels import KERNELS, Place
-from longrun.nn.layout import PackTensors
+from longrun.nn.pack import PackTensors
 from peers import BETAS, CLIP_NORM, EPSILON
 
 LENGTHS, TINY_LENGTHS = (3000, 1801, 2500, 891), (60, 1, 40, 27)

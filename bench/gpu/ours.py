@@ -9,10 +9,10 @@ import torch
 from gpu.cases import Case, Document, Phase, device, draw_steps, fill
 from gpu.meter import Meter
 from longrun.config.training import OptimizerSettings
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.attention import choose_backend
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackTensors, build_pack
+from longrun.nn.pack import PackTensors, build_pack
 from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
 from longrun.parallel.data import distribute

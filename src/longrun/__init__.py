@@ -10,7 +10,7 @@ _PYTHON_API = {
         ("prepare", "merge", "pack", "train", "average", "convert", "generate", "evaluate"),
         "longrun.launch.verbs",
     ),
-    "get_prompt": "longrun.data.layouts",
+    "get_prompt": "longrun.data.records.prompt_templates",
 }
 """Name -> module. Imported when used: `import longrun` alone stays free of everything."""
 

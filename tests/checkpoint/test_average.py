@@ -14,7 +14,7 @@ from longrun.checkpoint.average import choose_steps
 from longrun.checkpoint.sharded import LoopState
 from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
-from longrun.formats.manifest import Manifest
+from longrun.formats.stages.manifest import Manifest
 
 STEPS = (10, 20, 30)
 

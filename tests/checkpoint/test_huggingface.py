@@ -12,7 +12,7 @@ from longrun.checkpoint.huggingface import load_weights, plan_files, write_weigh
 from longrun.checkpoint.model_folder import read_arch
 from longrun.errors import InputError
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import build_pack
+from longrun.nn.pack import build_pack
 
 
 def load(folder) -> Decoder:

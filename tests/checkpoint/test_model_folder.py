@@ -15,7 +15,7 @@ from longrun.checkpoint.model_folder import (
 )
 from longrun.config.training import ContextEdit
 from longrun.errors import InputError
-from longrun.nn.arch import YarnRopeScaling
+from longrun.nn.architecture import YarnRopeScaling
 
 
 def edit(path, **changes):

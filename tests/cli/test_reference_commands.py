@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longrun.data.layouts import get_prompt
+from longrun.data.records.prompt_templates import get_prompt
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("reference")]
 RECIPE = Path(__file__).parents[2] / "src/longrun/config/recipes/demo.yaml"

@@ -18,8 +18,8 @@ from tokenizers import (
 )
 
 from longrun.config.stages import PrepareConfig
-from longrun.data import prepare
-from longrun.formats.code_style import CodeStyle
+from longrun.data.documents import prepare
+from longrun.formats.text.code_style import CodeStyle
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

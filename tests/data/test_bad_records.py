@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from longrun.data import prepare
+from longrun.data.documents import prepare
 from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from longrun.config.stages import MergeConfig, PackConfig
-from longrun.data import merge, pack, prepare
+from longrun.data.documents import merge, prepare
+from longrun.data.packs import pack
 from longrun.errors import ResourceError
 
 MESSAGE = r"^\S+: no space left to write it \(\d+ MB free .* then run the same command again$"

@@ -11,12 +11,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from longrun.config.evaluation import GenerateConfig
-from longrun.formats.code_style import CodeStyle
-from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.predictions import MODELS_NAME, write_rows
-from longrun.formats.stage import open_stage
-from longrun.formats.tokenizer_folder import save_tokenizer
-from longrun.formats.tokens import ExactTokenizer
+from longrun.formats.stages.stage import open_stage
+from longrun.formats.text.code_style import CodeStyle
+from longrun.formats.text.conversation import Conversation, Prompt
+from longrun.formats.text.exact_tokenizer import ExactTokenizer
+from longrun.formats.text.tokenizer_folder import save_tokenizer
 
 torch.set_num_threads(1)  # models this small gain nothing from more, and wait for them under load
 TEMPLATE = (

@@ -18,8 +18,8 @@ import torch
 from tokenizers import Tokenizer
 
 from longrun.config.evaluation import GenerateConfig
-from longrun.evaluation.decoding import ContinuousDecoder
-from longrun.evaluation.solutions import Solution
+from longrun.evaluation.generation.decoding import ContinuousDecoder
+from longrun.evaluation.generation.solutions import Solution
 from longrun.formats.predictions import Problem
 
 

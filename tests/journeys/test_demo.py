@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrun.formats.documents import DocumentSet
-from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import read_grades, read_summary
+from longrun.formats.stages.manifest import Manifest
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(1800)]
 

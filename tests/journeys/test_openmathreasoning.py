@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from longrun.formats.documents import DocumentSet
-from longrun.formats.manifest import Manifest
 from longrun.formats.predictions import read_summary
+from longrun.formats.stages.manifest import Manifest
 from longrun.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]

@@ -20,7 +20,7 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
-from longrun.launch.look import cancel_jobs, list_experiments, rows_of
+from longrun.launch.inspect_jobs import cancel_jobs, list_experiments, rows_of
 
 HERE = Cluster(executor="local")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document
+from longrun.nn.pack import Document
 
 TINY = Arch(
     family="qwen2",

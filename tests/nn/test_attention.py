@@ -17,7 +17,7 @@ from longrun.nn.attention import (
     choose_backend,
 )
 from longrun.nn.kernels import KERNELS
-from longrun.nn.layout import build_pack
+from longrun.nn.pack import build_pack
 
 CU_Q = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
 CU_K = torch.tensor([0, 5, 6, 11], dtype=torch.int32)

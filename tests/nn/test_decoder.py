@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PackTensors, build_pack
+from longrun.nn.pack import PackTensors, build_pack
 
 LENGTHS = (5, 1, 17, 9)
 

@@ -1,6 +1,6 @@
 import torch
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
 from longrun.optim.groups import decay_groups, is_hidden_matrix
 

@@ -3,8 +3,8 @@
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from longrun.data.prompts import load_template
-from longrun.formats.conversation import render_messages
+from longrun.data.records.prompts import load_template
+from longrun.formats.text.conversation import render_messages
 
 QWEN = """{%- if messages[0]['role'] == 'system' %}
     {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document, build_pack
+from longrun.nn.pack import Document, build_pack
 
 SIZES = {
     "vocab_size": 67,

@@ -21,10 +21,10 @@ from tokenizers import (
 from transformers import AutoTokenizer
 
 from longrun.config.stages import PrepareConfig
-from longrun.data import prepare
-from longrun.formats.conversation import Conversation
+from longrun.data.documents import prepare
 from longrun.formats.documents import DocumentSet
-from longrun.formats.tokens import ExactTokenizer
+from longrun.formats.text.conversation import Conversation
+from longrun.formats.text.exact_tokenizer import ExactTokenizer
 
 WORDS = ["sum", "of", "two", "and", "three", "is", "five", "so", "the", "answer", "take", "print"]
 ROLES = "{% for m in messages %}"

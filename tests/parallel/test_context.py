@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrun.nn.attention import Boundaries, PackedAttention
-from longrun.nn.layout import PADDING, PackTensors, build_pack
+from longrun.nn.pack import PADDING, PackTensors, build_pack
 from longrun.parallel.context import lay_out, share_of
 from longrun.parallel.mesh import Mesh
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from longrun.errors import ConfigError
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document, build_pack
+from longrun.nn.pack import Document, build_pack
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from longrun.nn.layout import Document
+from longrun.nn.pack import Document
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("families")]
 SIZES = {

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from longrun.nn.arch import Arch
-from longrun.nn.layout import Document
+from longrun.nn.architecture import Arch
+from longrun.nn.pack import Document
 from longrun.parallel.mesh import Mesh
 
 pytestmark = pytest.mark.timeout(300)

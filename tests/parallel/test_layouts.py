@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import ConfigError
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.parallel.layouts import Layout, check_layout, nearest, obstacle
 from longrun.plan.models import find_model
 

@@ -9,7 +9,7 @@ import pytest
 from longrun.errors import InputError
 from longrun.formats.documents import LINEAGE, ShardContent, write_index
 from longrun.formats.plans import PackPlan, PacksInfo
-from longrun.formats.spans import SpanKind
+from longrun.formats.text.spans import SpanKind
 from longrun.plan.lengths import NUM_BATCHES, find_workload
 from longrun.plan.settings import PlanSettings
 from longrun.training.batches import Batches

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from longrun.formats.documents import LINEAGE, ShardContent, write_index
-from longrun.formats.ledger import Ledger
-from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackPlan, epoch_name
+from longrun.formats.stages.ledger import Ledger
+from longrun.formats.stages.manifest import Manifest
 
 CONFIG = {
     "model_type": "qwen2",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from longrun.formats.run_state import StageRow
+from longrun.formats.stages.run_state import StageRow
 from longrun.report.tables import stage_table
 
 ROWS = [

@@ -90,7 +90,7 @@ class Desk:
         return done.stdout if check else done.stderr
 
     def states(self, name: str) -> dict[str, str]:
-        from longrun.launch.look import rows_of
+        from longrun.launch.inspect_jobs import rows_of
 
         rows, silent = rows_of(self.runs / name)
         assert not silent

@@ -13,13 +13,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from longrun.checkpoint import init_model
 from longrun.config.stages import InitModelConfig
 from longrun.config.training import TrainConfig
-from longrun.formats.code_style import CodeStyle
-from longrun.formats.conversation import Conversation, Prompt
 from longrun.formats.documents import LINEAGE, ShardContent, write_index
-from longrun.formats.manifest import Manifest
 from longrun.formats.plans import PackPlan, PacksInfo
-from longrun.formats.spans import SpanKind
-from longrun.formats.stage import STARTED_NAME
+from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.stage import STARTED_NAME
+from longrun.formats.text.code_style import CodeStyle
+from longrun.formats.text.conversation import Conversation, Prompt
+from longrun.formats.text.spans import SpanKind
 
 MODES = ["cot", "tir"]
 LINE_OFFSET = 1

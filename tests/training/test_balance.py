@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from longrun.data.packing import pack
+from longrun.data.packs.packing import pack
 from longrun.parallel.layouts import Layout
 from longrun.training.balance import (
     WORTH_DOCUMENTS,

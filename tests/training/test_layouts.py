@@ -19,7 +19,7 @@ from longrun.checkpoint.stored import StoredCheckpoint
 from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError
 from longrun.parallel.mesh import Mesh
-from longrun.training import stage
+from longrun.training import train as stage
 from longrun.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("layouts")]

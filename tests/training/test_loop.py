@@ -229,7 +229,7 @@ def test_a_spike_of_the_loss_is_named_and_skipped(world, tmp_path, caplog):
 
 def test_a_batch_without_supervision_names_its_records(world, tmp_path, monkeypatch):
     table = np.zeros(7, np.float32)
-    monkeypatch.setattr("longrun.training.supervision.weight_table", lambda weights: table)
+    monkeypatch.setattr("longrun.training.readers.weight_table", lambda weights: table)
     with pytest.raises(InputError, match=r"step 1: no token is supervised in raw\.jsonl:\d+"):
         run(world, tmp_path)
 

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from longrun.errors import ConfigError, LaunchError, LostNodeError
-from longrun.training import nodes, stage
+from longrun.training import nodes
+from longrun.training import train as stage
 from longrun.training.channel import LostError, free_port
 from longrun.training.metrics import read_metrics
 from longrun.training.nodes import Place, read_place
@@ -54,7 +55,7 @@ def start():
             "import json, sys\n"
             "from longrun.config.training import TrainConfig\n"
             "from longrun.errors import LongrunError\n"
-            "from longrun.training.stage import run\n"
+            "from longrun.training.train import run\n"
             "try: run(TrainConfig.parse(json.loads(sys.argv[1]), 'train'))\n"
             "except LongrunError as error:\n"
             "    print(type(error).__name__, error); sys.exit(error.exit_code)\n"

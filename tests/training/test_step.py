@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import build_pack
+from longrun.nn.pack import build_pack
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 from longrun.training.step import Gradients, MicroStep, compute_gradients, count, filler

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from longrun.formats.plans import PackSet
-from longrun.nn.layout import build_pack
+from longrun.nn.pack import build_pack
 from longrun.parallel.mesh import Mesh
 from longrun.training.build import build_training
-from longrun.training.supervision import weigh, weight_table
+from longrun.training.readers import weigh, weight_table
 from longrun.training.validation import validate
 
 ALONE = Mesh(0, 1, torch.device("cpu"), "none")
@@ -39,7 +39,7 @@ def test_the_loss_is_the_token_weighted_mean_as_a_whole_and_per_mode(world, tmp_
 
 def test_modes_without_supervision_have_no_loss(world, tmp_path, monkeypatch):
     table = weight_table(world.config(tmp_path).loss_weights) * 0
-    monkeypatch.setattr("longrun.training.supervision.weight_table", lambda weights: table)
+    monkeypatch.setattr("longrun.training.readers.weight_table", lambda weights: table)
     training = build_training(world.config(tmp_path), ALONE)
     result = validate(training.model, training.held_out, ALONE, chunk_tokens=64)
     assert result == {"validation_loss": None, "validation_loss_by_mode": {}}

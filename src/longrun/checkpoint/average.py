@@ -20,14 +20,14 @@ from longrun.checkpoint.huggingface import Shapes, write_weights
 from longrun.checkpoint.model_folder import read_config, write_companions
 from longrun.checkpoint.sharded import find_checkpoints
 from longrun.checkpoint.stored import Piece, StoredCheckpoint
-from longrun.config.base import FINAL_NAME, MODEL_NAME
+from longrun.config.settings import FINAL_NAME, MODEL_NAME
 from longrun.config.training import AverageConfig
 from longrun.errors import ConfigError, InputError
-from longrun.formats.atomic import atomic_folder
-from longrun.formats.conversation import CONVERSATION_NAME
-from longrun.formats.manifest import Manifest
-from longrun.formats.progress import Progress, show_progress
-from longrun.formats.stage import open_stage
+from longrun.formats.stages.atomic import atomic_folder
+from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.progress import Progress, show_progress
+from longrun.formats.stages.stage import open_stage
+from longrun.formats.text.conversation import CONVERSATION_NAME
 
 MEMBERS_NAME = "members"
 _BLOCK_NUMBERS = 1 << 18

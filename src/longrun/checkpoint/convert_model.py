@@ -12,13 +12,13 @@ from torch import Tensor
 
 from longrun.checkpoint.huggingface import OUTPUT_MATRIX, TensorFiles, write_weights
 from longrun.checkpoint.model_folder import copy_companions, edit_context, read_arch, read_config
-from longrun.config.base import MODEL_NAME
 from longrun.config.convert import ConvertConfig
+from longrun.config.settings import MODEL_NAME
 from longrun.errors import ConfigError, InputError
-from longrun.formats.atomic import atomic_folder
-from longrun.formats.manifest import Manifest
-from longrun.formats.progress import show_progress
-from longrun.formats.stage import open_stage
+from longrun.formats.stages.atomic import atomic_folder
+from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.progress import show_progress
+from longrun.formats.stages.stage import open_stage
 
 
 def run(config: ConvertConfig) -> Manifest:

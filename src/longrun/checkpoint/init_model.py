@@ -14,10 +14,10 @@ import torch
 from longrun.checkpoint.huggingface import write_weights
 from longrun.checkpoint.model_folder import read_tokenizer, stop_token, write_companions
 from longrun.config.stages import InitModelConfig
-from longrun.formats.atomic import atomic_folder
-from longrun.formats.manifest import Manifest
-from longrun.formats.stage import open_stage
-from longrun.nn.arch import Arch
+from longrun.formats.stages.atomic import atomic_folder
+from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.stage import open_stage
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
 
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from longrun.config.training import ContextEdit
 from longrun.errors import InputError
-from longrun.formats.conversation import CONVERSATION_NAME
-from longrun.nn.arch import Arch
+from longrun.formats.text.conversation import CONVERSATION_NAME
+from longrun.nn.architecture import Arch
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"

@@ -33,7 +33,7 @@ from longrun.checkpoint.sharded import (
     silence_saving_alone,
 )
 from longrun.errors import LongrunError, ResourceError
-from longrun.formats.atomic import fsync, full_disk_named, write_text
+from longrun.formats.stages.atomic import fsync, full_disk_named, write_text
 from longrun.parallel.mesh import Mesh, any_rank, barrier, new_host_group, sum_over_ranks
 
 

@@ -19,11 +19,11 @@ from longrun.cli.options import (
 )
 from longrun.cli.show import make_line_watcher, print_scripts
 from longrun.config.cluster import DEFAULT_FOLDER, Cluster
+from longrun.config.nemo_skills.option import EVERYWHERE
+from longrun.config.nemo_skills.verbs import explain_options, option_name
 from longrun.config.reading import parse_override, set_nested
-from longrun.config.reference.option import EVERYWHERE
-from longrun.config.reference.verbs import explain_options, option_name
 from longrun.errors import ConfigError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 from longrun.launch.asked import join_commands, read_asked
 from longrun.launch.commands import DEFAULT_NAME, Command, render_scripts, start_command
 

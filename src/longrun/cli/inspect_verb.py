@@ -31,7 +31,7 @@ def inspect(
     check: Annotated[bool, typer.Option("--check", help="Verify every shard's checksum.")] = False,
 ) -> None:
     """Show a document by span with its weights, or a pack, or check that no file is damaged."""
-    from longrun.data.inspect import documents_folder
+    from longrun.data.documents.inspect import documents_folder
 
     console = make_console()
     source = documents_folder(folder)
@@ -50,7 +50,7 @@ def _parse_weights(text: str) -> LossWeights:
 
 
 def _check(console: Console, folder: Path) -> None:
-    from longrun.data.inspect import find_damage
+    from longrun.data.documents.inspect import find_damage
 
     damage = list(find_damage(folder))
     for line in damage:
@@ -63,8 +63,8 @@ def _check(console: Console, folder: Path) -> None:
 def _show_document(
     console: Console, place: tuple[Path, str, int], weights: LossWeights, html: Path | None
 ) -> None:
-    from longrun.data.inspect import COLOURS, render_html, show_document
-    from longrun.formats.spans import SpanKind
+    from longrun.data.documents.inspect import COLOURS, render_html, show_document
+    from longrun.formats.text.spans import SpanKind
 
     weight_of = {kind: float(getattr(weights, kind.name.lower(), 0.0)) for kind in SpanKind}
     origin, spans = show_document(*place, weight_of | {SpanKind.STOP: 1.0})

@@ -11,7 +11,7 @@ from longrun.cli.show import make_console
 from longrun.cli.stage_verbs import Arguments, explain_settings
 from longrun.config.commands import read_values
 from longrun.errors import ConfigError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 from longrun.plan.settings import PlanSettings
 
 Best = Annotated[int, typer.Option("--best", min=1, help="Rows to show.")]

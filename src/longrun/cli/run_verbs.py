@@ -31,15 +31,15 @@ from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_rec
 from longrun.config.recipe_schema import recipe_schema
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch, render_recipe
-from longrun.launch.local import select_stages
-from longrun.launch.local_jobs import QUIET
-from longrun.launch.look import (
+from longrun.launch.inspect_jobs import (
     cancel_jobs,
     find_job,
     find_place,
     list_experiments,
     rows_of,
 )
+from longrun.launch.local import select_stages
+from longrun.launch.local_jobs import QUIET
 from longrun.launch.stage_jobs import idle_options
 from longrun.launch.verbs import start_stages
 

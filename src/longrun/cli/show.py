@@ -16,12 +16,12 @@ from rich.table import Table
 
 from longrun.config.evaluation import EvaluateConfig
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.formats.manifest import MANIFEST_NAME, Manifest
-from longrun.formats.progress import format_seconds
-from longrun.formats.run_state import StageRow
+from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.stages.progress import format_seconds
+from longrun.formats.stages.run_state import StageRow
 from longrun.launch.graph import Submitted
+from longrun.launch.inspect_jobs import ExperimentRow
 from longrun.launch.local_jobs import Watcher
-from longrun.launch.look import ExperimentRow
 from longrun.launch.run_folder import stage_rows
 
 PLAIN_WIDTH = 160
@@ -150,7 +150,7 @@ def _last_evaluations(recipe: Recipe) -> list[Path]:
 
 
 def _print_accuracy(console: Console, folder: Path) -> None:
-    from longrun.evaluation.tables import accuracy_table
+    from longrun.evaluation.scores.tables import accuracy_table
     from longrun.formats.predictions import read_summary
 
     console.print(accuracy_table(read_summary(folder).rows))

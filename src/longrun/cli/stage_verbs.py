@@ -25,11 +25,11 @@ from longrun.cli.options import (
     names_in,
 )
 from longrun.cli.run_verbs import Replace, run_stages
-from longrun.config.base import Settings, StageConfig
 from longrun.config.commands import Place, Wanted, build_recipe, read_words
 from longrun.config.convert import ConvertConfig
+from longrun.config.nemo_skills.verbs import EVAL_VERB, explain_options
 from longrun.config.recipe import RUNS, StagePlan
-from longrun.config.reference.verbs import EVAL_VERB, explain_options
+from longrun.config.settings import Settings, StageConfig
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch
@@ -40,21 +40,21 @@ from longrun.launch.verbs import choose_log_dir
 log = logging.getLogger(__name__)
 
 MODULES = {
-    "synthesize": "longrun.data.synthesize",
-    "train_tokenizer": "longrun.data.train_tokenizer",
+    "synthesize": "longrun.data.synthetic.synthesize",
+    "train_tokenizer": "longrun.data.synthetic.train_tokenizer",
     "init_model": "longrun.checkpoint.init_model",
-    "fetch": "longrun.data.fetch",
-    "prepare": "longrun.data.prepare",
-    "merge": "longrun.data.merge",
-    "check_contamination": "longrun.data.check_contamination",
-    "pack": "longrun.data.pack",
-    "convert": "longrun.data.convert",
-    "verify": "longrun.training.proof",
-    "train": "longrun.training.stage",
+    "fetch": "longrun.data.records.fetch",
+    "prepare": "longrun.data.documents.prepare",
+    "merge": "longrun.data.documents.merge",
+    "check_contamination": "longrun.data.documents.check_contamination",
+    "pack": "longrun.data.packs.pack",
+    "convert": "longrun.data.packs.convert",
+    "verify": "longrun.training.verify",
+    "train": "longrun.training.train",
     "average": "longrun.checkpoint.average",
-    "generate": "longrun.evaluation.generate",
-    "group_candidates": "longrun.evaluation.group_candidates",
-    "evaluate": "longrun.evaluation.evaluate",
+    "generate": "longrun.evaluation.generation.generate",
+    "group_candidates": "longrun.evaluation.scores.group_candidates",
+    "evaluate": "longrun.evaluation.scores.evaluate",
     "report": "longrun.report.report",
 }
 """Verb -> module whose ``run(config)`` is the stage; imported when the verb runs."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from longrun.config.base import Settings, execution, nearest, source
+from longrun.config.settings import Settings, execution, nearest, source
 from longrun.config.values import FolderName, Mode, as_list
 
 CACHE_VARIABLE = "LONGRUN_CACHE"

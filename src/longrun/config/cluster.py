@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from longrun.config.base import Settings, nearest
 from longrun.config.reading import read_yaml
+from longrun.config.settings import Settings, nearest
 from longrun.errors import ConfigError
 
 CLUSTER_VARIABLE = "LONGRUN_CLUSTER"

@@ -3,7 +3,7 @@
     train packs=p model=m max_steps=9           the verb's own settings: one stage
     train --nemo_model=m ++trainer.sft...=9     options of the reference: train, then average
 
-Both may be mixed. What an option of the reference becomes stands in ``config.reference``.
+Both may be mixed. What an option of the reference becomes stands in ``config.nemo_skills``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longrun.config.nemo_skills.option import Option, Table, find_option
+from longrun.config.nemo_skills.verbs import NAMES, OPTIONS, explain_unknown, option_name, stages_of
 from longrun.config.reading import parse_override, read_yaml, set_nested
 from longrun.config.recipe import Recipe, resolve
-from longrun.config.reference.option import Option, Table, find_option
-from longrun.config.reference.verbs import NAMES, OPTIONS, explain_unknown, option_name, stages_of
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 
@@ -27,7 +27,7 @@ class Wanted:
     settings: dict[str, Any] = field(default_factory=dict)
     """The verb's own settings, or those of a stage under the stage's name."""
     moved: dict[str, Any] = field(default_factory=dict)
-    """Options of the reference: place -> value; see ``config.reference``."""
+    """Options of the reference: place -> value; see ``config.nemo_skills``."""
     notes: list[str] = field(default_factory=list)
     """Options that have no effect here, and why."""
 

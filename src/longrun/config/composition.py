@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longrun.config.base import nearest
 from longrun.config.reading import line_of, merge_trees, parse_override, parse_yaml, read_text
+from longrun.config.settings import nearest
 from longrun.errors import ConfigError
 
 KEYS = ("name", "description", "output_dir", "settings", "stages", "jobs", "scales")

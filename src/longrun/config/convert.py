@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import StageConfig, model_source, source
+from longrun.config.settings import StageConfig, model_source, source
 from longrun.config.training import ContextEdit
 from longrun.config.values import Mode
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.benchmarks import Benchmark, Benchmarks
+from longrun.config.settings import Settings, StageConfig, execution, model_source, source
 from longrun.config.values import (
     FolderName,
     NonNegative,

@@ -1,4 +1,4 @@
-"""The record filters a recipe can name; what they do is in ``longrun.data.filters``.
+"""The record filters a recipe can name; what they do is in ``longrun.data.records.filters``.
 
 A filter is a mapping with one key, its name: ``- pass_rate: {max: 0.3}``.
 """
@@ -14,8 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from longrun.config.base import Settings, source
 from longrun.config.expressions import compile_expression
+from longrun.config.settings import Settings, source
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 

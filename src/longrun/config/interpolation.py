@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from longrun.config.base import nearest
+from longrun.config.settings import nearest
 from longrun.errors import ConfigError
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")

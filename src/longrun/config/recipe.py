@@ -27,11 +27,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from longrun.config.base import StageConfig, nearest
 from longrun.config.cluster import JobSettings
 from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
 from longrun.config.interpolation import fill, fill_words, find_upstream
 from longrun.config.reading import parse_override, parse_yaml, set_nested
+from longrun.config.settings import StageConfig, nearest
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 

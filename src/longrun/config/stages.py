@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from longrun.config.base import Settings, StageConfig, execution, model_source, source
 from longrun.config.convert import ConvertConfig
 from longrun.config.evaluation import (
     CheckContaminationConfig,
@@ -26,6 +25,7 @@ from longrun.config.evaluation import (
     GroupCandidatesConfig,
 )
 from longrun.config.filters import Filter
+from longrun.config.settings import Settings, StageConfig, execution, model_source, source
 from longrun.config.training import AverageConfig, TrainConfig, VerifyConfig
 from longrun.config.values import (
     FolderName,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from longrun.config.base import Settings, StageConfig, execution, model_source, source
+from longrun.config.settings import Settings, StageConfig, execution, model_source, source
 from longrun.config.values import NonNegative, Positive
 
 

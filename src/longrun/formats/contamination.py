@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from longrun.errors import InputError
-from longrun.formats.shared_words import Kind
+from longrun.formats.text.shared_words import Kind
 
 MATCHES_NAME = "matches.jsonl"
 CONTAMINATION_NAME = "contamination.json"

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
-from longrun.formats.arrays import write_array
-from longrun.formats.atomic import atomic_file
+from longrun.formats.stages.arrays import write_array
+from longrun.formats.stages.atomic import atomic_file
 
 SOURCES_NAME = "sources.json"
 CHECKSUMS_NAME = "checksums.json"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
-from longrun.formats.atomic import atomic_file
+from longrun.formats.stages.atomic import atomic_file
 
 _SUFFIXES = ("input_ids", "loss_mask", "seq_start_id")
 _DTYPES = (np.dtype(np.int32), np.dtype(np.bool_), np.dtype(np.int32))

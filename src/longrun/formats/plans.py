@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
-from longrun.formats.arrays import write_array
-from longrun.formats.atomic import atomic_file, write_text
 from longrun.formats.documents import DocumentSet
+from longrun.formats.stages.arrays import write_array
+from longrun.formats.stages.atomic import atomic_file, write_text
 
 PACKS_NAME = "packs.json"
 TRAIN = "train"

@@ -13,7 +13,7 @@ import msgspec
 
 from longrun.config.values import Mode
 from longrun.errors import InputError
-from longrun.formats.atomic import atomic_file
+from longrun.formats.stages.atomic import atomic_file
 
 Finish = Literal["stop", "length", "budget"]
 """``stop``: the stop token; ``length``: the token bound; ``budget``: called code once too often."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from longrun.config.cluster import JobSettings
 from longrun.config.commands import Wanted
-from longrun.config.reference.option import EVERYWHERE
-from longrun.config.reference.verbs import explain_unknown
+from longrun.config.nemo_skills.option import EVERYWHERE
+from longrun.config.nemo_skills.verbs import explain_unknown
 from longrun.errors import ConfigError
 
 log = logging.getLogger(__name__)

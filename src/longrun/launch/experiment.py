@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrun.config.base import nearest
 from longrun.config.cluster import Cluster
+from longrun.config.settings import nearest
 from longrun.errors import ConfigError, LaunchError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 from longrun.launch.jobs import JobState, state_of
 
 GRAPH_NAME = "graph.json"

@@ -13,8 +13,8 @@ import yaml
 from longrun.config.cluster import Cluster
 from longrun.config.recipe import Recipe, StagePlan
 from longrun.errors import ConfigError, StaleError
-from longrun.formats.atomic import write_text
-from longrun.formats.run_state import StageRow
+from longrun.formats.stages.atomic import write_text
+from longrun.formats.stages.run_state import StageRow
 from longrun.launch import slurm
 from longrun.launch.containers import check_covered
 from longrun.launch.experiment import (

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrun.errors import EXIT_STOPPED
-from longrun.formats.run_state import State
+from longrun.formats.stages.run_state import State
 
 EXIT_CANCELLED = 213
 """Not started, because a job that it waits for did not finish."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from longrun.errors import EXIT_STOPPED, LaunchError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 from longrun.launch.jobs import (
     EXIT_CANCELLED,
     Job,

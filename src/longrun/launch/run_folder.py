@@ -18,11 +18,11 @@ import yaml
 
 from longrun.config.recipe import Recipe, StagePlan, load_recipe
 from longrun.errors import ConfigError, InputError
-from longrun.formats.atomic import write_text
-from longrun.formats.manifest import MANIFEST_NAME, Manifest
-from longrun.formats.progress import format_count
-from longrun.formats.run_state import StageRow, State
-from longrun.formats.stage import STARTED_NAME, compare, identify, is_locked
+from longrun.formats.stages.atomic import write_text
+from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.stages.progress import format_count
+from longrun.formats.stages.run_state import StageRow, State
+from longrun.formats.stages.stage import STARTED_NAME, compare, identify, is_locked
 from longrun.launch.experiment import JOBS_FOLDER
 from longrun.launch.jobs import JobState, state_of
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from longrun.config.cluster import Cluster
 from longrun.errors import EXIT_STOPPED
-from longrun.formats.atomic import write_text
-from longrun.formats.stage import LOCK_VARIABLE
+from longrun.formats.stages.atomic import write_text
+from longrun.formats.stages.stage import LOCK_VARIABLE
 from longrun.launch.containers import leading_words, srun_options
 from longrun.launch.jobs import EXIT_CANCELLED, Job
 

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from longrun.config.base import nearest
 from longrun.config.cluster import Cluster
+from longrun.config.settings import nearest
 from longrun.errors import ConfigError, LaunchError, ResourceError
 from longrun.launch.jobs import JobState, read_ids
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import longrun
 from longrun.errors import InputError
-from longrun.formats.atomic import atomic_folder
+from longrun.formats.stages.atomic import atomic_folder
 
 CODE_FOLDER = "code"
 MAX_BYTES = 256 << 20

@@ -17,7 +17,7 @@ import yaml
 
 from longrun.config.cluster import Cluster
 from longrun.errors import LaunchError, ResourceError
-from longrun.formats import fingerprint
+from longrun.formats.stages import fingerprint
 from longrun.launch.snapshot import Copy, copy_longrun, copy_repository
 from longrun.launch.submit import REPOSITORY_VARIABLE
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longrun.config.base import StageConfig
 from longrun.config.cluster import Cluster, JobSettings
 from longrun.config.recipe import Recipe, StagePlan
+from longrun.config.settings import StageConfig
 from longrun.config.stages import STAGES
 from longrun.config.values import is_prompt_file
 from longrun.errors import ConfigError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longrun.config.cluster import Cluster
 from longrun.errors import ConfigError, LaunchError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 from longrun.launch import slurm
 from longrun.launch.containers import check_covered, check_image, check_mounts
 from longrun.launch.jobs import Job, JobState, read_exit, read_ids, state_of

@@ -16,8 +16,8 @@ from typing import Any
 
 from longrun.config.cluster import Cluster
 from longrun.config.commands import Place, Wanted, build_recipe, read_named
+from longrun.config.nemo_skills.verbs import EVAL_VERB
 from longrun.config.recipe import Recipe, StagePlan
-from longrun.config.reference.verbs import EVAL_VERB
 from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle, choose_from_python
 from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from longrun.errors import ConfigError
 from longrun.nn.kernels import KERNELS, Place, accumulation_dtype
-from longrun.nn.layout import PackTensors
+from longrun.nn.pack import PackTensors
 
 BACKENDS = tuple(KERNELS)
 ORACLE = "reference"

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 
 ATTENTION_RATE = 0.5
 """Speed of attention over that of matrix products, in training; an assumption, kernels differ.

@@ -27,11 +27,11 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.attention import Boundaries, PackedAttention
 from longrun.nn.costs import Recompute
-from longrun.nn.layout import PackTensors
 from longrun.nn.loss import WHOLE_VOCABULARY, linear_cross_entropy
+from longrun.nn.pack import PackTensors
 from longrun.nn.rope import rotate, rotation
 
 Rotation = tuple[Tensor, Tensor]

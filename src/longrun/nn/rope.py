@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from longrun.nn.arch import Arch, Llama3RopeScaling, YarnRopeScaling
+from longrun.nn.architecture import Arch, Llama3RopeScaling, YarnRopeScaling
 
 
 def inverse_frequencies(arch: Arch, device: torch.device) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from longrun.nn.attention import Boundaries
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import PADDING, Document, PackTensors, build_pack
+from longrun.nn.pack import PADDING, Document, PackTensors, build_pack
 from longrun.parallel.collectives import Axis
 from longrun.parallel.mesh import Mesh
 

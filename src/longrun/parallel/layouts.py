@@ -18,7 +18,7 @@ from typing import Literal
 
 from longrun.config.training import EngineConfig
 from longrun.errors import ConfigError
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 
 Sharding = Literal["replicate", "states", "full"]
 """What the data x context ranks of one shard group hold.

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from longrun.data.packing import pack
+from longrun.data.packs.packing import pack
 from longrun.errors import InputError
 from longrun.formats.plans import PackSet
 from longrun.plan.settings import PlanSettings

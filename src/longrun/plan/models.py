@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from longrun.config.base import nearest
+from longrun.config.settings import nearest
 from longrun.errors import InputError
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 
 
 def _qwen(

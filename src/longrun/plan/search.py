@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import product
 from typing import get_args
 
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.costs import ModelShape, Recompute, attention_cost, model_flops
 from longrun.parallel.layouts import Layout, Sharding, obstacle
 from longrun.plan.lengths import Workload

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from longrun.config.base import Settings, source
+from longrun.config.settings import Settings, source
 from longrun.config.values import NonNegative, Positive
 from longrun.nn.costs import Recompute
 from longrun.parallel.layouts import Sharding

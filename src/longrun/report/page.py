@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from longrun.formats.progress import format_count, format_seconds
+from longrun.formats.stages.progress import format_count, format_seconds
 from longrun.report import plots
 from longrun.report.mathematics import show_answer, show_mathematics
 from longrun.report.sections.contamination import ContaminationView

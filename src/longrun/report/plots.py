@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from longrun.formats.predictions import AtK
-from longrun.formats.progress import format_count
+from longrun.formats.stages.progress import format_count
 from longrun.report.sections.data import Histogram
 from longrun.report.sections.evaluation import EvaluationView
 from longrun.report.sections.training import Curve, Round

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from longrun.config.stages import ReportConfig
-from longrun.formats.atomic import write_text
-from longrun.formats.manifest import Manifest
-from longrun.formats.stage import open_stage
+from longrun.formats.stages.atomic import write_text
+from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.stage import open_stage
 from longrun.report.page import PageView, render_page
 from longrun.report.sections.contamination import view_contamination
 from longrun.report.sections.data import view_data

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.errors import InputError
-from longrun.formats.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
 
 
 @dataclass(frozen=True, slots=True)

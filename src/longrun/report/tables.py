@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from longrun.formats.progress import format_seconds
-from longrun.formats.run_state import StageRow, State
+from longrun.formats.stages.progress import format_seconds
+from longrun.formats.stages.run_state import StageRow, State
 
 _STYLES: dict[State, str] = {
     "done": "green",

@@ -14,12 +14,12 @@ from longrun.checkpoint.model_folder import (
     read_config,
     write_companions,
 )
-from longrun.config.base import FINAL_NAME
+from longrun.config.settings import FINAL_NAME
 from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError
-from longrun.formats.atomic import atomic_folder
-from longrun.formats.conversation import CONVERSATION_NAME
 from longrun.formats.plans import PackSet
+from longrun.formats.stages.atomic import atomic_folder
+from longrun.formats.text.conversation import CONVERSATION_NAME
 from longrun.nn.attention import choose_backend
 from longrun.nn.costs import ModelShape, attention_cost
 from longrun.nn.decoder import Decoder
@@ -32,7 +32,7 @@ from longrun.parallel.data import Distributed, distribute, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, broadcast_object
 from longrun.training.loop import Training
-from longrun.training.supervision import (
+from longrun.training.readers import (
     HeldOutReader,
     PackReader,
     Weighted,

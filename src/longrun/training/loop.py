@@ -27,9 +27,9 @@ from longrun.checkpoint.sharded import (
 )
 from longrun.config.training import TrainConfig
 from longrun.errors import InputError, LongrunError, StaleError
-from longrun.formats import fingerprint
 from longrun.formats.plans import PackSet
-from longrun.formats.stage import differences
+from longrun.formats.stages import fingerprint
+from longrun.formats.stages.stage import differences
 from longrun.optim.optimizers import Optimizers
 from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import Schedule
@@ -42,9 +42,9 @@ from longrun.training.batches import PackId, PackLine
 from longrun.training.compute_time import ComputeTime, measured_imbalance
 from longrun.training.guard import Guard
 from longrun.training.prefetch import Prefetch
+from longrun.training.readers import HeldOutReader, PackReader
 from longrun.training.recorder import Recorder, StepNumbers
 from longrun.training.step import MicroStep, compute_gradients, count, filler
-from longrun.training.supervision import HeldOutReader, PackReader
 from longrun.training.validation import validate
 
 MAX_ORIGINS = 6

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from longrun.formats.atomic import full_disk_named, write_text
+from longrun.formats.stages.atomic import full_disk_named, write_text
 
 METRICS_NAME = "metrics.jsonl"
 TIMING_FIELDS = (

@@ -30,7 +30,7 @@ from typing import Any
 from longrun import errors
 from longrun.config.training import EngineConfig
 from longrun.errors import ConfigError, LaunchError, LongrunError, LostNodeError, StoppedError
-from longrun.formats import fingerprint
+from longrun.formats.stages import fingerprint
 from longrun.training.channel import Channel, LostError, free_port
 
 VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")

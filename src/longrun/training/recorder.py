@@ -22,7 +22,7 @@ import torch
 
 from longrun.checkpoint.model_folder import read_config
 from longrun.config.training import TrainConfig
-from longrun.formats.progress import Progress, format_count, show_progress
+from longrun.formats.stages.progress import Progress, format_count, show_progress
 from longrun.nn.costs import ModelShape, effective_length, model_flops
 from longrun.parallel.mesh import Mesh
 from longrun.training.metrics import Metrics

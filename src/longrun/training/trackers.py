@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from longrun.config.training import TrainConfig
 from longrun.errors import ConfigError
-from longrun.formats.atomic import write_text
+from longrun.formats.stages.atomic import write_text
 
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb"

@@ -13,8 +13,8 @@ from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_shares
 from longrun.training.balance import deal
+from longrun.training.readers import HeldOutReader
 from longrun.training.step import filler
-from longrun.training.supervision import HeldOutReader
 
 
 @torch.no_grad()

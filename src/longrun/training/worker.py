@@ -19,8 +19,8 @@ import yaml
 
 from longrun.config.training import TrainConfig, VerifyConfig
 from longrun.errors import EXIT_STOPPED, LongrunError
-from longrun.formats.atomic import write_text
 from longrun.formats.processes import STOP_SIGNALS, die_with_parent
+from longrun.formats.stages.atomic import write_text
 
 EXIT_REFUSED = 2
 _REPORT_SECONDS = 10.0
@@ -71,8 +71,8 @@ def work(values: dict[str, Any], stop: StopRequest) -> tuple[int, bool]:
     """Build, resume, verify, train and export; return (finished steps, whether that is all)."""
     from longrun.parallel.mesh import barrier, start_mesh, stop_mesh
     from longrun.training.build import build_training, check_devices, counts_of, export_final
+    from longrun.training.laws import verify
     from longrun.training.loop import resume, train
-    from longrun.training.verify import verify
 
     config = TrainConfig.parse(values, "train")
     check_devices(config.num_processes)
@@ -98,7 +98,7 @@ def verify_only(values: dict[str, Any], stop: StopRequest) -> tuple[int, bool]:
     """Check the laws at length and write down what was found; return (0, True)."""
     from longrun.parallel.mesh import barrier, start_mesh, stop_mesh
     from longrun.training.build import check_devices
-    from longrun.training.proving import prove
+    from longrun.training.check_laws import prove
 
     config = VerifyConfig.parse(values, "verify")
     check_devices(config.num_processes)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from longrun.errors import InputError
-from longrun.nn.arch import Arch
+from longrun.nn.architecture import Arch
 from longrun.nn.costs import Recompute
 from longrun.nn.decoder import Decoder
-from longrun.nn.layout import Document
+from longrun.nn.pack import Document
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, distribute, gather_parameter, load_state, stored_part
 from longrun.parallel.layouts import Layout, Sharding

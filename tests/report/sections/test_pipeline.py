@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrun.formats.manifest import Manifest
+from longrun.formats.stages.manifest import Manifest
 from longrun.report.sections.pipeline import BOX_HEIGHT, BOX_WIDTH, Picture, draw_pipeline
 from longrun.report.stages import FinishedStage, Graph, read_stages
 

@@ -14,7 +14,7 @@ from longrun.formats.contamination import (
     read_contamination,
 )
 from longrun.formats.predictions import read_rows
-from longrun.formats.shared_words import Kind
+from longrun.formats.text.shared_words import Kind
 from longrun.report.stages import FinishedStage, Graph
 
 MOST_MATCHES = 20

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from longrun.errors import InputError
-from longrun.formats.ledger import Ledger
 from longrun.formats.plans import PacksInfo
+from longrun.formats.stages.ledger import Ledger
 from longrun.report.stages import FinishedStage, Graph
 
 _UNITS = {"pack": "documents", "train": "packs", "generate": "solutions"}

@@ -6,7 +6,7 @@ Reads ``config.json`` of the model that the last training exported, and figures 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from longrun.formats.progress import format_count, format_seconds
+from longrun.formats.stages.progress import format_count, format_seconds
 from longrun.report.sections.training import TrainingView, read_shape
 from longrun.report.stages import Graph
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from longrun.formats.progress import format_count, format_seconds
+from longrun.formats.stages.progress import format_count, format_seconds
 from longrun.report.stages import FinishedStage, Graph
 
 BOX_WIDTH, BOX_HEIGHT = 108.0, 68.0

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from typing import TypeVar, get_args
 
 from longrun.formats.predictions import Grade, Verdict, read_grades, read_summary
-from longrun.formats.spans import SpanKind
+from longrun.formats.text.spans import SpanKind
 from longrun.report.sections.evaluation import label_models
 from longrun.report.stages import Graph
 

@@ -1,0 +1,1 @@
+"""Tokenized documents: from records to shards, one part or many."""

@@ -1,0 +1,1 @@
+"""Packs: which documents share one, and packed data of others."""

@@ -1,0 +1,1 @@
+"""Raw records: where they lie, what is kept of them, and the prompts they are put into."""

@@ -1,0 +1,1 @@
+"""Generated problems with worked solutions, and a tokenizer trained on them."""

@@ -1,0 +1,1 @@
+"""Grades: the answer of a solution, and whether it means the expected one."""

@@ -1,0 +1,1 @@
+"""Scores: grades to tables, k samples and votes."""

@@ -1,0 +1,1 @@
+"""The contract of a stage: its folder, manifest, progress and ledger."""

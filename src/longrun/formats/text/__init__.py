@@ -1,0 +1,1 @@
+"""Text and tokens: conversations, spans and the exact tokenizer."""

@@ -1,0 +1,190 @@
+"""Look at experiments: list them, show the jobs of one, find a log, end what runs.
+
+Everything is read from folders; Slurm is asked once, and only about jobs that have not ended.
+When it does not answer, what the folders say is shown, and that it did not answer.
+"""
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrun.config.settings import nearest
+from longrun.errors import ConfigError, LongrunError
+from longrun.formats.stages.atomic import write_text
+from longrun.formats.stages.run_state import StageRow, State
+from longrun.launch import slurm
+from longrun.launch.experiment import (
+    GRAPH_NAME,
+    Experiment,
+    Graph,
+    Node,
+    experiment_folders,
+    find_experiment,
+    holder_of,
+    read_graph,
+)
+from longrun.launch.jobs import JobState, read_exit, read_ids, state_of
+from longrun.launch.run_folder import RECIPE_NAME, open_run, stage_rows
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRow:
+    """One experiment in a list."""
+
+    name: str
+    cluster: str
+    started: float
+    counts: dict[State, int]
+    """Jobs in each state."""
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJob:
+    """One job of an experiment."""
+
+    name: str
+    folder: Path
+
+    def log_of(self, part: int | None) -> Path:
+        """Return its log, or that of one task of an array."""
+        return self.folder / ("log.txt" if part is None else f"parts/{part}/log.txt")
+
+    def is_live(self) -> bool:
+        """Say whether it waits or runs; while Slurm does not answer: yes."""
+        in_queue, silent = _queue([self.folder])
+        return bool(silent) or state_of(self.folder, in_queue).live
+
+
+def find_place(job_dir: Path, place: str | None) -> Path | None:
+    """Return the run folder or recipe that ``place`` names; None: a folder of runs.
+
+    Raises:
+        ConfigError: it is neither a path nor the name of an experiment.
+    """
+    if place is None:
+        return None
+    path = Path(place)
+    if path.is_file() or any((path / name).exists() for name in (GRAPH_NAME, RECIPE_NAME)):
+        return path
+    if path.is_dir():
+        return None
+    if "/" in place:
+        raise ConfigError(f"{place}: no run here; see `longrun status`")
+    return find_experiment(job_dir, place).folder
+
+
+def rows_of(place: Path) -> tuple[list[StageRow], str]:
+    """Look at the jobs of one experiment; also return why Slurm could not be asked, if so."""
+    recipe = open_run(place) if place.is_file() or (place / RECIPE_NAME).exists() else None
+    folder = recipe.output_dir if recipe else place
+    graph = read_graph(folder) if (folder / GRAPH_NAME).exists() else None
+    in_queue, silent = _queue(job.folder for job in graph.jobs) if graph else ({}, "")
+    if recipe is not None:
+        return stage_rows(recipe, in_queue), silent
+    states = [(job, state_of(job.folder, in_queue)) for job in (graph.jobs if graph else ())]
+    return [
+        StageRow(job.name, "command", state.state, state.reason, None, job.folder)
+        for job, state in states
+    ], silent
+
+
+def list_experiments(job_dir: Path, newest: int | None) -> tuple[list[ExperimentRow], int, str]:
+    """Look at the newest experiments (None: all); also return how many there are, and see above.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folders = experiment_folders(job_dir)
+    if not folders:
+        raise ConfigError(f"{job_dir}: no runs here; start one with `longrun run RECIPE`")
+    graphs = [(folder, read_graph(folder)) for folder in folders[:newest]]
+    open_jobs = [
+        job.folder for _, graph in graphs for job in graph.jobs if read_exit(job.folder) != 0
+    ]
+    in_queue, silent = _queue(open_jobs)
+    rows = [
+        ExperimentRow(folder.name, graph.cluster, graph.started, _count(graph, in_queue), folder)
+        for folder, graph in graphs
+    ]
+    return rows, len(folders), silent
+
+
+def find_job(job_dir: Path, place: str, name: str | None) -> FoundJob:
+    """Return one job of an experiment; ``name`` may be left out where there is only one.
+
+    Raises:
+        ConfigError: there is no such experiment or job.
+    """
+    jobs = {job.name: job for job in _jobs_of(job_dir, place)[1]}
+    if name is None and len(jobs) == 1:
+        name = next(iter(jobs))
+    if name is None:
+        raise ConfigError(f"{place}: which job? known: {', '.join(jobs)}")
+    if name not in jobs:
+        raise ConfigError(f"{place}: no stage {name!r}; {nearest(name, list(jobs))}")
+    return FoundJob(name, jobs[name].folder)
+
+
+def cancel_jobs(job_dir: Path, place: str, name: str | None) -> list[str]:
+    """End the jobs of an experiment that wait or run, or ``name`` and what follows it.
+
+    Raises:
+        ConfigError: there is no such experiment or job.
+        LaunchError: Slurm does not answer; nothing was said to be cancelled.
+    """
+    folder, jobs = _jobs_of(job_dir, place)
+    if name is not None:
+        jobs = _with_followers(jobs, find_job(job_dir, place, name).folder)
+    in_queue = slurm.live_jobs(job.folder for job in jobs) if _any_ids(jobs) else {}
+    ended = [job for job in jobs if state_of(job.folder, in_queue).live]
+    queued = [job for job in ended if read_ids(job.folder)]
+    slurm.cancel(i for job in queued for i in read_ids(job.folder) if i in in_queue)
+    for job in queued:
+        write_text(job.folder / "cancelled", "by longrun cancel\n")
+    process = holder_of(Experiment(folder.name, folder))
+    if len(queued) < len(ended) and process is not None:
+        # Jobs of this machine end with the command that started them.
+        os.kill(process, signal.SIGTERM)
+    return [job.name for job in ended]
+
+
+def _jobs_of(job_dir: Path, place: str) -> tuple[Path, tuple[Node, ...]]:
+    found = find_place(job_dir, place)
+    if found is None:
+        raise ConfigError(f"{place}: no run here; see `longrun status`")
+    folder = (open_run(found).output_dir if found.is_file() else found).resolve()
+    return folder, read_graph(folder).jobs
+
+
+def _with_followers(jobs: Iterable[Node], first: Path) -> tuple[Node, ...]:
+    chosen: list[Node] = []
+    for job in jobs:  # in running order
+        before = {other.folder for other in chosen}
+        if job.folder == first or not before.isdisjoint(job.after):
+            chosen.append(job)
+    return tuple(chosen)
+
+
+def _any_ids(jobs: Iterable[Node]) -> bool:
+    return any(read_ids(job.folder) for job in jobs)
+
+
+def _count(graph: Graph, in_queue: dict[str, JobState]) -> dict[State, int]:
+    counts: dict[State, int] = {}
+    for job in graph.jobs:
+        state = state_of(job.folder, in_queue).state
+        counts[state] = counts.get(state, 0) + 1
+    return counts
+
+
+def _queue(folders: Iterable[Path]) -> tuple[dict[str, JobState], str]:
+    asked = [folder for folder in folders if read_exit(folder) != 0 and read_ids(folder)]
+    if not asked:
+        return {}, ""
+    try:
+        return slurm.live_jobs(asked), ""
+    except LongrunError as error:
+        return {}, str(error)

@@ -1,0 +1,436 @@
+"""Hostile programs: none escapes, none stalls beyond its limit, the next program works.
+
+Those marked for both modes run without bubblewrap too; the others are what only namespaces stop.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from longrun.config.evaluation import SandboxSettings
+from longrun.errors import ResourceError
+from longrun.evaluation.sandbox.sandbox import Sandbox
+
+LIMIT = 1.0
+PATIENT = 20.0
+"""Limit where none is expected to be reached: a busy machine must not fail a test."""
+
+
+def _why_no_bubblewrap():
+    if shutil.which("bwrap") is None:
+        return "bwrap is not installed"
+    try:
+        Sandbox(SandboxSettings()).close()
+    except ResourceError as error:
+        return str(error)
+    return None
+
+
+NO_BUBBLEWRAP = _why_no_bubblewrap()
+bubblewrap = pytest.param(
+    "bubblewrap", marks=pytest.mark.skipif(NO_BUBBLEWRAP is not None, reason=str(NO_BUBBLEWRAP))
+)
+BOTH = [bubblewrap, "process"]
+
+INTERRUPTED = {
+    "endless loop": "while True: pass",
+    "regular expression": "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",
+    "big power": "print(len(str(7 ** 10 ** 8)))",
+    "endless repr": "class A:\n def __repr__(self):\n  while True: pass\nA()",
+    "output flood": "while True: print('A' * 1000)",
+    "symbolic integral": "from sympy import *; x = symbols('x')\n"
+    "print(integrate(exp(sin(x**x)) * log(x + sin(x)), x))",
+    "many files": "n = 0\nwhile True: open(f'f{n % 5000}', 'w').close(); n += 1",
+}
+KILLED = {
+    "signals ignored": "import signal, time\nfor s in range(1, 32):\n"
+    " try: signal.signal(s, signal.SIG_IGN)\n except (OSError, ValueError): pass\n"
+    "time.sleep(1000)",
+    "loop that catches all": "while True:\n try:\n  while True: pass\n except BaseException: pass",
+    "endless finalizer": "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+    "class D:\n def __del__(self):\n  while True: pass\nd = D(); del d",
+}
+LOST = {
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "os._exit": "import os; os._exit(0)",
+    "closed descriptors": "import os; os.closerange(0, 64)",
+    "broken builtins": "import builtins, json\nbuiltins.print = lambda *a: None\n"
+    "builtins.repr = None\njson.dumps = None\njson.JSONEncoder.encode = None",
+    "garbage on every descriptor": "import os\nfor fd in range(20):\n"
+    " try: os.write(fd, b'\\0\\0\\0\\x10garbagegarbage!!')\n except OSError: pass",
+    "two gigabyte frame": "import os, struct\nfor fd in range(3, 20):\n"
+    " try: os.write(fd, struct.pack('>I', 2**31 - 1) + b'x' * 1000)\n except OSError: pass",
+    "C stack overflow": "import sys\nsys.setrecursionlimit(10**8)\nx = []\n"
+    "for _ in range(10**6): x = [x]\nrepr(x)",
+    "pip install": "from pip._internal.cli.main import main\nmain(['install', 'longrun-nothing'])",
+    "forged frame": "import os, struct, json\n"
+    "r = json.dumps({'token': '0', 'status': 'completed', 'stdout': 'FORGED', 'stderr': ''})\n"
+    "for fd in range(3, 20):\n"
+    " try: os.write(fd, struct.pack('>I', len(r)) + r.encode())\n except OSError: pass",
+}
+REFUSED = {
+    "20 GB at once": ("b = bytearray(20 * 10**9)", "MemoryError"),
+    "8 GB map": ("import mmap; mmap.mmap(-1, 8 << 30)", "Cannot allocate"),
+    "growing list": ("x = [0]\nwhile True: x = x + x", "MemoryError"),
+    "million digits": ("print(10 ** 2_000_000)", "Exceeds the limit"),
+    "fork": ("import os; os.fork()", "not permitted"),
+    "daemon": ("import os\nif os.fork() == 0:\n os.setsid()\n os.fork()", "not permitted"),
+    "kill process 1": ("import os; os.kill(1, 9)", "not permitted"),
+    "spawn": ("import subprocess; subprocess.run('id', shell=True)", "not permitted"),
+    "kill everything": ("import os; os.kill(-1, 9)", "not permitted"),
+    "kill the parent": ("import os; os.kill(os.getppid(), 9)", "not permitted"),
+    "connect": ("import socket; socket.create_connection(('127.0.0.1', 9), 1)", "not permitted"),
+    "resolve": ("import socket; print(socket.getaddrinfo('example.com', 80))", "failure"),
+    "disk full": ("f = open('big', 'wb')\nwhile True: f.write(b'0' * 10**7)", "too large"),
+    "deep recursion": ("def f(n): return f(n + 1)\nf(0)", "RecursionError"),
+    "leave": ("import sys; sys.exit(0)", "SystemExit"),
+    "ask": ("input('? ')", "EOFError"),
+    "unspeakable error": (
+        "class E(Exception):\n def __str__(self): raise E()\nraise E()",
+        "E: <exception str() failed>",
+    ),
+    "bad syntax": ("x ===", "SyntaxError"),
+}
+FOREIGN_CALLS = {
+    "ptrace": "l.ptrace(16, 1, 0, 0)",
+    "unshare": "l.unshare(0x10000000)",
+    "mount": "l.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+    "chroot": "l.chroot(b'/tmp')",
+}
+
+
+@pytest.fixture(scope="module")
+def sandboxes():
+    opened = {}
+
+    def open_mode(mode, limit=PATIENT):
+        if (mode, limit) not in opened:
+            settings = SandboxSettings(isolation=mode, timeout_seconds=limit)
+            opened[mode, limit] = Sandbox(settings)
+        return opened[mode, limit]
+
+    yield open_mode
+    for sandbox in opened.values():
+        sandbox.close()
+
+
+def attempt(sandbox, code):
+    """Run hostile code after a harmless block; return its end and check that the next one works."""
+    session = sandbox.open_session()
+    try:
+        assert session.run("kept = 41").status == "completed"
+        began = time.monotonic()
+        execution = session.run(code)
+        assert time.monotonic() - began < sandbox.settings.timeout_seconds + 4, "stalled"
+        assert session.run("print(6 * 7)").text == "42\n"
+        return execution
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_block_that_runs_on_is_interrupted_at_its_limit(sandboxes, mode, name):
+    execution = attempt(sandboxes(mode, LIMIT), INTERRUPTED[name])
+    assert execution.status == "timeout"
+    assert "longer than 1 seconds" in execution.text
+    assert len(execution.text) < 1200
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", KILLED)
+def test_a_block_that_will_not_stop_is_killed_and_the_loss_is_said(sandboxes, mode, name):
+    execution = attempt(sandboxes(mode, LIMIT), KILLED[name])
+    assert execution.status == "timeout"
+    assert "longer than 1 seconds" in execution.text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", LOST)
+def test_a_process_that_breaks_or_lies_is_replaced(sandboxes, mode, name):
+    execution = attempt(sandboxes(mode), LOST[name])
+    assert "FORGED" not in execution.text
+    if execution.status == "lost":
+        assert "variables of earlier blocks are lost" in execution.text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_allowed_is_an_ordinary_error(sandboxes, mode, name):
+    code, message = REFUSED[name]
+    execution = attempt(sandboxes(mode), code)
+    assert execution.status == "error"
+    assert message in execution.text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", FOREIGN_CALLS)
+def test_privileged_system_calls_are_refused(sandboxes, mode, name):
+    code = (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        f"print({FOREIGN_CALLS[name]}, ctypes.get_errno())"
+    )
+    assert attempt(sandboxes(mode), code).text == "-1 1\n"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_threads_are_bounded(sandboxes, mode):
+    code = (
+        "import threading, time\nn = 0\ntry:\n while n < 5000:\n"
+        "  threading.Thread(target=time.sleep, args=(100,), daemon=True).start(); n += 1\n"
+        "except RuntimeError: print(n < 1000)"
+    )
+    assert attempt(sandboxes(mode), code).text == "True\n"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_an_error_at_exit_holds_nobody_up(sandboxes, mode):
+    code = "import atexit, time; atexit.register(time.sleep, 100); raise SystemExit"
+    began = time.monotonic()
+    attempt(sandboxes(mode), code)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("mode", [bubblewrap])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('/etc/shadow')",
+        "open('/etc/passwd')",
+        "open('/usr/evil', 'w')",
+        "open('/dev/shm/evil', 'w')",
+        "open('/evil', 'w')",
+        "import sys; open(sys.prefix + '/evil', 'w')",
+        "import os; os.setuid(0)",
+        "open('/proc/1/environ').read()",
+    ],
+)
+def test_no_file_of_the_host_is_read_or_written(sandboxes, mode, code):
+    execution = attempt(sandboxes(mode), code)
+    assert execution.status == "error"
+    assert "Error" in execution.text
+
+
+@pytest.mark.parametrize("mode", [bubblewrap])
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (
+            "set(os.listdir('/')) & {'var', 'home', 'srv', 'mnt', 'opt', 'boot', 'sys', 'run'}",
+            "set()",
+        ),
+        ("socket.gethostname()", "'sandbox'"),
+        ("len([name for name in os.listdir('/proc') if name.isdigit()]) <= 3", "True"),
+        ("len(open('/proc/net/route').readlines())", "1"),
+        ("os.getuid() == 0 or 0 in os.getgroups()", "False"),
+        ("open('/proc/self/status').read().count('CapEff:\\t0000000000000000')", "1"),
+        ("os.environ['HOME'], os.getcwd()", "('/scratch', '/scratch')"),
+    ],
+)
+def test_the_host_is_out_of_sight(sandboxes, mode, question, answer):
+    assert attempt(sandboxes(mode), f"import os, socket\n{question}").text == f"{answer}\n"
+
+
+@pytest.mark.parametrize("mode", [bubblewrap])
+def test_a_socket_of_the_host_without_a_file_is_out_of_reach(sandboxes, mode):
+    name = f"\0longrun-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
+        assert "refused" in attempt(sandboxes(mode), code).text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_open_files_of_the_parent_are_not_passed_on(mode, tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("hidden")
+    code = (
+        "import os\nfor fd in range(3, 64):\n"
+        " try: print(os.pread(fd, 100, 0))\n except OSError: pass"
+    )
+    with open(path) as file:
+        os.set_inheritable(file.fileno(), True)
+        with Sandbox(SandboxSettings(isolation=mode)) as sandbox:
+            assert "hidden" not in attempt(sandbox, code).text
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_many_sessions_and_blocks_leave_nothing_behind(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    others = _descendants(os.getpid())
+    with Sandbox(SandboxSettings(isolation=mode)) as sandbox:
+        for _ in range(15):
+            session = sandbox.open_session()
+            assert session.run("6 * 7").text == "42\n"
+            session.close()
+            assert len(os.listdir("/proc/self/fd")) <= before + 3 * 4
+        session = sandbox.open_session()
+        session.run("n = 0")
+        for _ in range(2000):
+            session.run("n += 1")
+        assert session.run("n").text == "2000\n"
+    assert len(os.listdir("/proc/self/fd")) == before
+    left = _descendants(os.getpid()) - others
+    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_session_from_the_warm_pool_starts_within_fifty_milliseconds(sandboxes, mode):
+    sandbox, times = sandboxes(mode), []
+    for _ in range(10):
+        time.sleep(0.2)  # the pool fills itself meanwhile
+        began = time.monotonic()
+        session = sandbox.open_session()
+        assert session.run("1").text == "1\n"
+        times.append(time.monotonic() - began)
+        session.close()
+    assert min(times) < 0.05, "the least: others may keep this machine busy"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_the_environment_of_the_parent_does_not_reach_the_code(mode, monkeypatch):
+    monkeypatch.setenv("LONGRUN_TEST_SECRET", "hidden")
+    with Sandbox(SandboxSettings(isolation=mode)) as sandbox:
+        text = attempt(sandbox, "import os; print('LONGRUN_TEST_SECRET' in os.environ)").text
+    assert text == "False\n"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_state_stays_between_blocks_and_apart_between_sessions(sandboxes, mode):
+    sandbox = sandboxes(mode)
+    one, two = sandbox.open_session(), sandbox.open_session()
+    assert one.run("import math\ndef f(x): return math.factorial(x)").text == ""
+    assert one.run("f(5)").text == "120\n"
+    assert "NameError" in two.run("f(5)").text
+    assert one.run("import dataclasses\n@dataclasses.dataclass\nclass P: x: int\nP(3)").text == (
+        "P(x=3)\n"
+    )
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_an_interrupted_block_keeps_the_variables(sandboxes, mode):
+    session = sandboxes(mode, LIMIT).open_session()
+    session.run("x = 6")
+    assert session.run("y = 7\nwhile True: pass").status == "timeout"
+    assert session.run("x * y").text == "42\n"
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_killed_block_loses_them_and_says_so(sandboxes, mode):
+    session = sandboxes(mode, LIMIT).open_session()
+    session.run("x = 6")
+    assert "variables of earlier blocks are lost" in session.run(KILLED["signals ignored"]).text
+    assert "NameError" in session.run("x").text
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_output_is_cut_and_clean(sandboxes, mode):
+    session = sandboxes(mode).open_session()
+    long = session.run("print('a' * 5000)").text
+    assert long == "a" * 1000 + "<output cut>"
+    strange = session.run(r"print('\ud800\x00\x1b[31m\r|', chr(0x10ffff))").text
+    assert strange == "?[31m| \U0010ffff\n"
+    error = session.run("raise ValueError('b' * 5000)").text
+    assert len(error) == 1000
+    assert error.startswith("<output cut>b")
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_bytes_that_are_no_text_become_marks_and_nothing_fails(sandboxes, mode):
+    session = sandboxes(mode).open_session()
+    code = (
+        "import sys\nsys.stdout.buffer.write(b'caf\\xc3\\xa9 \\xff\\xfe|\\n')\n"
+        "sys.stdout.buffer.flush()\nprint('on')\n_ = sys.stdout.buffer.write(b'x' * 5000)"
+    )
+    execution = session.run(code)
+    assert execution.status == "completed"
+    assert execution.text.startswith("caf\u00e9 \ufffd\ufffd|\non\nxxx")
+    assert execution.text.endswith("<output cut>")
+    broken = session.run("raise ValueError(b'\\xff'.decode('latin-1') + '\\udcff')")
+    assert broken.text.splitlines()[-1] == "ValueError: \u00ff?"
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_an_error_is_shown_without_the_frames_of_the_worker(sandboxes, mode):
+    session = sandboxes(mode).open_session()
+    execution = session.run("print(1)\ndef f(): return 1 / 0\nf()")
+    assert execution.failed
+    assert execution.text == (
+        "1\nTraceback (most recent call last):\n"
+        '  File "<code>", line 3, in <module>\n  File "<code>", line 2, in f\n'
+        "ZeroDivisionError: division by zero\n"
+    )
+    session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_blocks_of_several_sessions_run_side_by_side(sandboxes, mode):
+    sandbox = sandboxes(mode)
+    sessions = [sandbox.open_session() for _ in range(6)]
+    results = [sandbox.submit(session, str(n)) for n, session in enumerate(sessions)]
+    assert [result.result().text for result in results] == [f"{n}\n" for n in range(6)]
+    for session in sessions:
+        session.close()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_no_process_and_no_file_is_left(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    others = _descendants(os.getpid())
+    with Sandbox(SandboxSettings(isolation=mode, timeout_seconds=LIMIT)) as sandbox:
+        session = sandbox.open_session()
+        session.run("open('file', 'w').write('x')")
+        session.run(KILLED["loop that catches all"])
+        pids = _descendants(os.getpid()) - others
+        assert pids
+        session.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_bubblewrap_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ResourceError, match=r"install the package bubblewrap .*isolation=process"):
+        Sandbox(SandboxSettings())
+
+
+def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(monkeypatch, tmp_path):
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ResourceError, match=r"No permissions.*sandbox\.isolation=process"):
+        Sandbox(SandboxSettings())
+
+
+def test_the_weak_mode_is_announced(caplog):
+    with Sandbox(SandboxSettings(isolation="process")):
+        assert "use it only for code you trust" in caplog.text
+
+
+def _descendants(pid):
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    parents = dict(tuple(map(int, line.split())) for line in listing.splitlines())
+    found = {pid}
+    while grown := {child for child, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {pid}
