@@ -2,10 +2,13 @@
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tokenizers import (
     AddedToken,
@@ -20,8 +23,10 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer
 
+from longrun.checkpoint.tokenizer_reading import Question, Reading, ask_transformers
 from longrun.config.stages import PrepareConfig
 from longrun.data.documents import prepare
+from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
 from longrun.formats.text.conversation import Conversation
 from longrun.formats.text.exact_tokenizer import ExactTokenizer
@@ -102,6 +107,12 @@ FAMILIES = {
     ),
     "an empty thinking where there is none": Family(
         THINKING, ["<|im_start|>", "<|im_end|>"], {"eos_token": "<|im_end|>"}
+    ),
+    "a class that splits by rules of its own": Family(
+        HEADED, SPECIAL, {**NAMED, "tokenizer_class": "GPT2Tokenizer"}
+    ),
+    "a class that puts spaces by rules of its own": Family(
+        INSTRUCTION, [], {**SPM, "tokenizer_class": "LlamaTokenizer"}, spaced=True
     ),
     "a space in front, tags as text": Family(INSTRUCTION, [], SPM, spaced=True),
     "a space in front, tags as tokens": Family(INSTRUCTION, ["[ASK]", "[/ASK]"], SPM, spaced=True),
@@ -238,3 +249,27 @@ def test_the_day_of_prepare_stays(tmp_path):
     user = {"role": "user", "content": conversation.fill("cot", RECORDS[0])[-1]}
     text = exported.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
     assert text == conversation.render("cot", RECORDS[0])
+
+
+def test_a_tokenizer_that_transformers_reads_otherwise_is_refused_with_both_readings(tmp_path):
+    config = {**NAMED, "split_special_tokens": True}
+    folder = write(Family(HEADED, SPECIAL, config), tmp_path / "tokenizer")
+    with pytest.raises(InputError) as caught:
+        prepare_all(folder, tmp_path)
+    assert "token 0 of the prompt is read in two ways: ['<|begin|>'" in str(caught.value)
+    assert "here and ['<', '|', 'b'" in str(caught.value)
+
+
+def test_another_process_says_what_this_one_would(tmp_path):
+    folder = write(FAMILIES["a class that splits by rules of its own"], tmp_path / "tokenizer")
+    messages = [{"role": "user", "content": "1 + 1?"}]
+    named = {"bos_token": "<|begin|>", "eos_token": "<|done|>"}
+    question = Question(str(folder), HEADED, named, [messages], ["It is 2.", "<|done|>"])
+    here = ask_transformers(question)
+    command = [sys.executable, "-m", "longrun.checkpoint.tokenizer_reading"]
+    asked = msgspec.json.encode(question)
+    done = subprocess.run(command, input=asked, capture_output=True, check=True)
+    assert msgspec.json.decode(done.stdout, type=Reading) == here
+    assert here.content is not None
+    with pytest.raises(InputError, match="transformers cannot read this tokenizer"):
+        ask_transformers(Question(str(tmp_path / "none"), HEADED, named, [], []))

@@ -111,11 +111,16 @@ def finish_figures(stage: Stage, total: Tally, examples: Mapping[str, str]) -> M
     return stage.finish(counts=counts, ledger=total.ledger)
 
 
-def copy_tokenizer(tokenizer: Path, folder: Path, conversation: Conversation) -> None:
-    """Put a copy of the tokenizer that carries ``conversation`` into ``folder``, once."""
+def copy_tokenizer(
+    tokenizer: Path, folder: Path, conversation: Conversation, content: str | None = None
+) -> None:
+    """Put a copy of the tokenizer that carries ``conversation`` into ``folder``, once.
+
+    ``content``: as for ``save_tokenizer``.
+    """
     if not (folder / TOKENIZER).exists():
         with atomic_folder(folder / TOKENIZER) as aside:
-            save_tokenizer(tokenizer, aside, conversation)
+            save_tokenizer(tokenizer, aside, conversation, content)
 
 
 def _stats(total: Tally) -> dict[str, object]:

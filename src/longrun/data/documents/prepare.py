@@ -32,6 +32,7 @@ from longrun.data.documents.finish import (
     finish_figures,
     tally_path,
 )
+from longrun.data.documents.held_to_transformers import take_tokenizer
 from longrun.data.documents.part_worker import PartWorker, PrepareJob, Read
 from longrun.data.documents.tally import Tally
 from longrun.data.documents.workers import run_tasks
@@ -151,9 +152,11 @@ def _prepare_parts(folder: Path, parts: list[Part], every: list[Part], composer:
         return
     num_workers, most_bytes = share_memory(config.memory_mb, config.num_workers)
     _find_duplicates(folder / PARTS, every, composer, num_workers)
-    tokenizer = composer.tokenizer
+    sample = _sample(folder, every, composer)
+    tokenizer = take_tokenizer(folder, composer, sample)
+    composer = replace(composer, tokenizer=tokenizer)
     byte_lengths = tokenizer.byte_lengths()
-    fast = choose_engine(tokenizer, _sample(folder, every, composer))
+    fast = choose_engine(tokenizer, sample)
     encoder = Encoder(tokenizer, fast, byte_lengths, most_bytes - _JUMP_BYTES)
     total = sum(part.num_bytes for part in parts)
     done = total - sum(part.num_bytes for part in missing)

@@ -187,6 +187,10 @@ class ExactTokenizer:
         """
         return self.encode_rendered(conversation.render(mode, record, guard=self.hide))
 
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """Return the tokens of ``ids`` by name, for messages."""
+        return [self._whole.id_to_token(one) or str(one) for one in ids]
+
     def byte_lengths(self) -> npt.NDArray[np.uint8 | np.int32] | None:
         """Return [vocabulary] bytes of text that each token stands for; None: nobody knows.
 

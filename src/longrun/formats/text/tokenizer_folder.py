@@ -23,6 +23,8 @@ _SPECIAL_MAP_FILE = "special_tokens_map.json"
 _GENERATION_FILE = "generation_config.json"
 _TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
 _NEW_CLASS, _PLAIN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
+_MODEL_INPUTS = ("input_ids", "attention_mask")
+"""What decoders take; the plain class of transformers 4 makes token_type_ids too."""
 _ONLY_NEW = frozenset({"backend", "is_local", "local_files_only"})
 """What transformers 5 notes down for itself."""
 _CONTROL_SHAPE = re.compile(r"<\|[^<>|\s]+\|>")
@@ -174,18 +176,25 @@ def find_chat_template(folder: Path) -> str | None:
     return named.get("default")
 
 
-def save_tokenizer(source: Path, folder: Path, conversation: Conversation) -> None:
+def save_tokenizer(
+    source: Path, folder: Path, conversation: Conversation, content: str | None = None
+) -> None:
     """Copy a tokenizer so that its chat template and end token are those of ``conversation``.
 
-    The template goes into ``tokenizer_config.json``, which every reader knows.
+    The template goes into ``tokenizer_config.json``, which every reader knows. ``content``: what
+    ``tokenizer.json`` is to say, where its class would read the file otherwise than others do.
     """
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config = readable_config(read_tokenizer_config(source))
+    if content is not None:
+        write_text(folder / TOKENIZER_FILE, content)
+        config["tokenizer_class"] = _PLAIN_CLASS
+        config.setdefault("model_input_names", list(_MODEL_INPUTS))
     config |= {"chat_template": conversation.chat_template, "eos_token": conversation.stop}
-    for name, content in named_tokens(source).items():
-        config.setdefault(name, content)
+    for name, token in named_tokens(source).items():
+        config.setdefault(name, token)
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False))
     named = read_object(source / _SPECIAL_MAP_FILE)
     if named:
@@ -203,8 +212,7 @@ def readable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     readable: dict[str, Any] = {"tokenizer_class": _PLAIN_CLASS, **kept}
     if config.get("tokenizer_class", _NEW_CLASS) == _NEW_CLASS:
         readable["tokenizer_class"] = _PLAIN_CLASS
-        # The plain class of transformers 4 makes token_type_ids, which decoders refuse.
-        readable.setdefault("model_input_names", ["input_ids", "attention_mask"])
+        readable.setdefault("model_input_names", list(_MODEL_INPUTS))
     extra = readable.get("extra_special_tokens")
     if isinstance(extra, list):
         del readable["extra_special_tokens"]
