@@ -17,13 +17,17 @@ EXPERIMENTS = (
     "conversion",
     "openmathreasoning-repro-1.5b",
     "openmathreasoning-repro-1.5b-to-hf",
-    "openmathreasoning-repro-1.5b-generate",
+    "openmathreasoning-repro-1.5b-to-trtllm",
     "openmathreasoning-repro-1.5b-eval",
     "round-2-data",
     "round-2-packs",
     "openmathreasoning-round-2",
 )
-MODELS = ("checkpoints/model-averaged-nemo", "round-2/checkpoints/model-averaged-nemo", "model-hf")
+MODELS = (
+    "checkpoints/model-averaged-nemo",
+    "checkpoints/model-averaged-trtllm",
+    "round-2/checkpoints/model-averaged-nemo",
+)
 
 
 def make_world(folder: Path) -> None:

@@ -59,23 +59,27 @@ def test_past_turns_are_closed_and_the_last_is_open():
     record = {"turns": [{"problem": "a", "assistant": "A"}, {"problem": "b"}]}
     begin = QWEN.format("S", "Q: a")
     end = "<|im_start|>user\nQ: b<|im_end|>\n<|im_start|>assistant\n"
-    assert prompt.fill(record, turns_key="turns") == f"{begin}A<|im_end|>\n{end}"
-    messages = get_prompt({"user": "Q: {problem}"}).fill(record, turns_key="turns")
+    assert prompt.fill(record, multi_turn_key="turns") == f"{begin}A<|im_end|>\n{end}"
+    messages = get_prompt({"user": "Q: {problem}"}).fill(record, multi_turn_key="turns")
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     with pytest.raises(InputError, match="key assistant: text is needed, got None"):
-        prompt.fill({"turns": [{"problem": "a"}, {"problem": "b"}]}, turns_key="turns")
+        prompt.fill({"turns": [{"problem": "a"}, {"problem": "b"}]}, multi_turn_key="turns")
     with pytest.raises(InputError, match="column turns: a list of turns is needed"):
-        prompt.fill({}, turns_key="turns")
+        prompt.fill({}, multi_turn_key="turns")
 
 
 def test_a_response_is_closed_unless_it_goes_on():
     prompt = get_prompt("as-is", "qwen-instruct")
     record = {"problem": "a", "generation": "So"}
-    opened = prompt.fill(record, response_key="generation", continue_response=True)
+    opened = prompt.fill(
+        record, prefix_generation_to_response=True, continue_prefix_generation=True
+    )
     assert opened == QWEN.format("", "a") + "So"
-    assert prompt.fill(record, response_key="generation") == opened + "<|im_end|>\n"
+    assert prompt.fill(record, prefix_generation_to_response=True) == opened + "<|im_end|>\n"
     assert prompt.stop_phrases == ["<|im_end|>", "<|endoftext|>"]
-    assert get_prompt("as-is").fill(record, response_key="generation")[-1]["content"] == "So"
+    assert (
+        get_prompt("as-is").fill(record, prefix_generation_to_response=True)[-1]["content"] == "So"
+    )
 
 
 def test_a_template_can_be_a_file_or_a_mapping(tmp_path):

@@ -23,6 +23,8 @@ from longrun.errors import InputError
 from longrun.formats.text.conversation import Prompt
 
 _LAYOUTS = Path(__file__).with_name("prompt_templates.yaml")
+_GENERATION = "generation"
+"""Column of a response that is there already."""
 Message = dict[str, str]
 
 
@@ -84,31 +86,30 @@ class Fillable:
 
     def fill(
         self,
-        record: Mapping[str, Any],
-        *,
-        turns_key: str | None = None,
-        response_key: str | None = None,
-        continue_response: bool = False,
+        input_dict: Mapping[str, Any],
+        prefix_generation_to_response: bool = False,
+        continue_prefix_generation: bool = False,
+        multi_turn_key: str | None = None,
     ) -> str | list[Message]:
-        """Return the prompt of ``record``: a string with a template, messages without one.
+        """Return the prompt of ``input_dict``: a string with a template, messages without one.
 
-        ``turns_key``: column with a list of turns, each a record of its own; all but the last
-        have the key ``assistant``. ``response_key``: column whose text is put after the header
-        of the assistant's turn, closed unless ``continue_response``.
+        ``prefix_generation_to_response``: put the column ``generation`` after the header of the
+        assistant's turn, closed unless ``continue_prefix_generation``. ``multi_turn_key``: column
+        with a list of turns, each a record of its own; all but the last have the key ``assistant``.
 
         Raises:
             InputError: a column or a turn's ``assistant`` is missing.
         """
         prompt, layout = self.config.prompt, self.config.template
-        turns = [record] if turns_key is None else _turns_of(record, turns_key)
-        system = prompt.fill({**record, **turns[0]})[0]
+        turns = [input_dict] if multi_turn_key is None else _turns_of(input_dict, multi_turn_key)
+        system = prompt.fill({**input_dict, **turns[0]})[0]
         messages = [{"role": "system", "content": system}]
         for number, turn in enumerate(turns):
-            filled = {**record, **turn}
+            filled = {**input_dict, **turn}
             messages.append({"role": "user", "content": prompt.fill(filled)[1]})
             if number < len(turns) - 1:
                 messages.append({"role": "assistant", "content": _text(turn, "assistant")})
-        response = None if response_key is None else _text(record, response_key)
+        response = _text(input_dict, _GENERATION) if prefix_generation_to_response else None
         if layout is None:
             if response is not None:
                 messages.append({"role": "assistant", "content": response})
@@ -116,12 +117,12 @@ class Fillable:
         text = _render(layout, messages) + layout.assistant_begin
         if response is None:
             return text
-        return text + response + ("" if continue_response else layout.assistant_end)
+        return text + response + ("" if continue_prefix_generation else layout.assistant_end)
 
 
 def get_prompt(
-    config: str | Mapping[str, Any],
-    template: str | Mapping[str, Any] | None = None,
+    prompt_config: str | Mapping[str, Any],
+    prompt_template: str | Mapping[str, Any] | None = None,
     *,
     examples: Sequence[Mapping[str, Any]] | None = None,
 ) -> Fillable:
@@ -133,11 +134,11 @@ def get_prompt(
     Raises:
         InputError: there is no such config or template, or it has an unknown or missing key.
     """
-    if isinstance(config, str):
-        prompt = load_prompt(prompt_path(config), examples)
+    if isinstance(prompt_config, str):
+        prompt = load_prompt(prompt_path(prompt_config), examples)
     else:
-        prompt = read_prompt(config, "prompt config", examples)
-    layout = None if template is None else find_layout(template)
+        prompt = read_prompt(prompt_config, "prompt config", examples)
+    layout = None if prompt_template is None else find_layout(prompt_template)
     return Fillable(PromptConfig(prompt, layout))
 
 

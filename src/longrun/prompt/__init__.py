@@ -1,0 +1,1 @@
+"""The import path of NeMo-Skills' prompts; see ``longrun.data.records.prompt_templates``."""
