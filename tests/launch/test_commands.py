@@ -105,7 +105,7 @@ def test_several_nodes_are_processes_of_this_machine():
     [
         ({"run_after": "nobody"}, r"no experiment 'nobody' in runs; known: first"),
         ({"run_after": "firts"}, r"no experiment 'firts' in runs; did you mean first\?"),
-        ({"expname": "a/b"}, r"expname 'a/b': use letters"),
+        ({"expname": "a/b"}, r"expname 'a/b': use up to 200 letters"),
         ({"expname": "self", "run_after": "self"}, r"cannot wait for itself"),
         ({"num_nodes": 0}, r"num_nodes: 0 is below 1"),
         ({"num_gpus": -1}, r"num_gpus: .* greater than or equal to 0"),

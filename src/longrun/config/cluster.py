@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     NonNegativeInt,
     PositiveInt,
@@ -17,7 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from longrun.config.durations import Duration
+from longrun.config.names import Line, LinePath, Value, Variable, check_line, fault_of
 from longrun.config.reading import read_yaml
+from longrun.config.sbatch_options import check_option
 from longrun.config.settings import Settings, nearest
 from longrun.errors import ConfigError
 
@@ -26,42 +30,48 @@ CLUSTER_VARIABLE = "LONGRUN_CLUSTER"
 FOLDER_VARIABLE = "LONGRUN_CLUSTER_CONFIGS"
 """Folder of cluster files when none is named on the command line."""
 DEFAULT_FOLDER = Path("cluster_configs")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_FROM_ENVIRONMENT = {"account": "SBATCH_ACCOUNT", "partition": "SBATCH_PARTITION"}
+"""Key of a cluster file -> variable of Slurm that stands for it where the file does not say."""
+_MEMORY = re.compile(r"\d+([KMGTkmgt][Bb]?)?")
 
 
-def parse_duration(value: object) -> int:
-    """Return seconds: a number of them, ``90m``, ``3d``, ``1d12h``, ``04:00:00``, ``1-12:00:00``.
-
-    YAML reads an unquoted ``12:00:00`` as its number of seconds, so that is right as well.
-
-    >>> [parse_duration(value) for value in ("5m", "1d12h", "04:00:00", "1-12:00:00", 43200)]
-    [300, 129600, 14400, 129600, 43200]
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    text = str(value).strip().lower()
-    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text)
-    units = re.fullmatch(r"(?:\d+[smhdw])+", text)
-    seconds = 0
-    if clock:
-        days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
-        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    elif units:
-        seconds = sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhdw])", text))
-    if seconds <= 0:
-        raise ValueError("is not a time: write 30m, 4h, 3d, 1d12h, 04:00:00 or 1-12:00:00")
-    return seconds
+def _check_memory(text: str) -> str:
+    if not _MEMORY.fullmatch(text):
+        raise ValueError("is not an amount of memory: write 64G, 500M, or 0 for all of a node")
+    return text
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str)]
+def _check_image(text: str) -> str:
+    if not text or text.startswith("-"):
+        raise ValueError("is not the name of an image")
+    return text
+
+
+def _check_side(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("must start with /, as both sides of a mount")
+    if "," in text or ":" in text:
+        raise ValueError("holds a comma or a colon, at which mounts are split; rename the folder")
+    return check_line(text)
+
+
+def _check_host(text: str) -> str:
+    if not text or text.startswith("-"):
+        raise ValueError("is not the name of a host")
+    return text
+
+
+Memory = Annotated[Line, AfterValidator(_check_memory)]
+Image = Annotated[Line, AfterValidator(_check_image)]
+MountSide = Annotated[str, AfterValidator(_check_side)]
+SbatchOption = Annotated[str, AfterValidator(check_option)]
 
 
 class Mount(Settings):
     """A folder of the host and the name it has inside containers."""
 
-    host: str
-    inside: str
+    host: MountSide
+    inside: MountSide
     read_only: bool = False
 
 
@@ -73,42 +83,34 @@ def _as_mount(value: Any) -> Any:
     flags = rest[1:]
     if len(rest) > 2 or flags not in ([], ["ro"], ["rw"]):
         raise ValueError("is not a mount: write HOST, HOST:INSIDE or HOST:INSIDE:ro")
-    for side in (host, inside):
-        if not side.startswith("/"):
-            raise ValueError(f"both sides of a mount start with /, {side!r} does not")
     return {"host": host, "inside": inside, "read_only": flags == ["ro"]}
 
 
 class SshSettings(Settings):
     """How to reach the cluster from a workstation, by the system's own ``ssh`` and ``rsync``."""
 
-    host: str
+    host: Annotated[Line, AfterValidator(_check_host)]
     """As ``ssh`` takes it; users, keys, ports and jumps belong in ``~/.ssh/config``."""
-    folder: str
+    folder: Line
     """Folder of the cluster in which commands run; relative paths start there."""
-    python: str = "python3"
+    python: Line = "python3"
     """Interpreter of the cluster's login node that has what Longrun depends on."""
 
 
 class JobSettings(Settings):
     """What one stage of a recipe asks of the cluster; what is not named follows from the stage."""
 
-    partition: str | None = None
+    partition: Line | None = None
     time_limit: Duration | None = None
     """Wall time of one job; longer work goes on in the next one."""
     num_gpus: NonNegativeInt | None = None
     """GPUs on each node."""
     cpus: PositiveInt | None = None
     """Cores on each node."""
-    container: str | None = None
+    container: Image | None = None
     """Name in ``containers`` of the cluster file, or an image."""
-    sbatch: list[str] = []
+    sbatch: list[SbatchOption] = []
     """Further options of ``sbatch``, as in ``--qos=high``."""
-
-    @model_validator(mode="after")
-    def _options_are_options(self) -> Self:
-        _check_options(self.sbatch)
-        return self
 
 
 _SLURM_ONLY = [
@@ -132,16 +134,16 @@ class Cluster(Settings):
 
     executor: Literal["local", "slurm"]
     """``local``: processes of this machine. ``slurm``: jobs of ``sbatch``."""
-    job_dir: Path = Path("runs")
+    job_dir: LinePath = Path("runs")
     """Folder with one folder per experiment, seen by every node under the same path."""
-    job_name_prefix: str = ""
+    job_name_prefix: Line = ""
     """Leads the names that ``squeue`` shows."""
-    account: str | None = None
-    partition: str | None = None
+    account: Line | None = None
+    partition: Line | None = None
     """Partition of every job that names none; null: the cluster's own default."""
-    cpu_partition: str | None = None
+    cpu_partition: Line | None = None
     """Partition of jobs without GPUs; null: ``partition``."""
-    time_limits: dict[str, Duration] = {}
+    time_limits: dict[Line, Duration] = {}
     """Partition -> wall time to ask for; others get the partition's default."""
     save_seconds: PositiveInt = 300
     """Warning before a time limit; a quarter of the limit when that is less."""
@@ -154,28 +156,28 @@ class Cluster(Settings):
     """0: jobs ask for none. Null: none on Slurm, those of this machine with ``local``."""
     cpus_per_node: PositiveInt | None = None
     """Cores of a node. Null: jobs do not ask on Slurm, those of this machine with ``local``."""
-    memory: str | None = None
+    memory: Memory | None = None
     """Memory of each node of a job, as ``sbatch --mem`` takes it."""
     exclusive: bool = False
     """Ask for whole nodes."""
-    sbatch: list[str] = []
+    sbatch: list[SbatchOption] = []
     """Further options of ``sbatch`` for every job, as in ``--qos=high``."""
     max_array_tasks: PositiveInt = 1000
     """Bound of the tasks of one array (``MaxArraySize`` - 1); more parts share tasks."""
     container_runtime: Literal["none", "pyxis", "apptainer"] = "none"
     """How ``container`` is entered."""
-    container: str | None = None
+    container: Image | None = None
     """Image of every job that names none, or its name in ``containers``."""
-    containers: dict[str, str] = {}
+    containers: dict[Line, Image] = {}
     """Short name -> image."""
     mounts: list[Annotated[Mount, BeforeValidator(_as_mount)]] = []
     """``HOST``, ``HOST:INSIDE`` or ``HOST:INSIDE:ro``; settings of stages name paths inside."""
-    env: dict[str, str] = {}
+    env: dict[Variable, Value] = {}
     """Variables of every job. They are written into ``job.sh``: secrets belong in
     ``required_env``."""
-    required_env: list[str] = []
+    required_env: list[Variable] = []
     """Variables that must be set where jobs are submitted; jobs get them by environment only."""
-    python: str | None = None
+    python: Line | None = None
     """Interpreter in jobs; null: this one, or ``python`` inside a container."""
     code: Literal["longrun", "repository"] = "longrun"
     """What is kept with a job so that it runs tomorrow what was submitted today: Longrun, or also
@@ -206,19 +208,23 @@ class Cluster(Settings):
         names = [name for name in ("container", "containers", "mounts") if getattr(self, name)]
         if self.container_runtime == "none" and names:
             raise ValueError(f"{names[0]} needs container_runtime: pyxis or apptainer")
-        for name in (*self.env, *self.required_env):
-            if not _VARIABLE.match(name):
-                raise ValueError(f"{name!r} is not the name of a variable")
-        _check_options(self.sbatch)
         if self.executor == "slurm" and not self.job_dir.is_absolute():
             raise ValueError(f"job_dir must start with / on a cluster, {self.job_dir} does not")
+        self._check_paths()
         return self
 
-
-def _check_options(options: list[str]) -> None:
-    for option in options:
-        if not re.match(r"^-{1,2}[A-Za-z]", option) or "\n" in option:
-            raise ValueError(f"sbatch: {option!r} is not an option; write --name=value")
+    def _check_paths(self) -> None:
+        """Refuse paths that a list of Slurm, Python or a container runtime would split."""
+        mounts = [side for mount in self.mounts for side in (mount.host, mount.inside)]
+        job_dir = str(self.job_dir)
+        split = {"slurm": ":\\", "local": ""}[self.executor]
+        split += ",:" if self.container_runtime != "none" else ""
+        split += " " if self.container_runtime == "pyxis" else ""
+        for sign in split:
+            if sign in job_dir:
+                raise ValueError(f"job_dir holds {sign!r}, at which it would be split; rename it")
+        if self.container_runtime == "pyxis" and any(" " in side for side in mounts):
+            raise ValueError("mounts: Pyxis splits paths at blanks; rename the folder")
 
 
 def load_cluster(name: str | None, folder: Path | None = None) -> Cluster:
@@ -251,4 +257,22 @@ def read_cluster(path: Path) -> Cluster:
     """Read the cluster file at ``path``; see ``load_cluster``."""
     cluster = Cluster.parse(read_yaml(path), str(path))
     cluster._name = path.stem
-    return cluster
+    return with_environment(cluster)
+
+
+def with_environment(cluster: Cluster) -> Cluster:
+    """Return ``cluster`` with what it leaves out and Slurm's own variables say.
+
+    Raises:
+        ConfigError: such a variable holds what cannot be.
+    """
+    if cluster.executor != "slurm" or cluster.ssh is not None:
+        return cluster
+    found = {}
+    for key, variable in _FROM_ENVIRONMENT.items():
+        value = os.environ.get(variable)
+        if value and getattr(cluster, key) is None:
+            if fault := fault_of(value):
+                raise ConfigError(f"{variable} {value!r} {fault}")
+            found[key] = value
+    return cluster.model_copy(update=found)

@@ -19,7 +19,6 @@ A file may be laid over another (``extends``) and hold named variants of itself 
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -30,6 +29,7 @@ from typing import Any
 from longrun.config.cluster import JobSettings
 from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
 from longrun.config.interpolation import fill, fill_words, find_upstream
+from longrun.config.names import NAME
 from longrun.config.reading import parse_override, parse_yaml, set_nested
 from longrun.config.settings import StageConfig, nearest
 from longrun.config.stages import STAGES
@@ -38,7 +38,6 @@ from longrun.errors import ConfigError
 REQUIRED = "???"
 RUNS = Path("runs")
 """Folder of runs where nothing else is said."""
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +130,10 @@ def _check_names(tree: dict[str, Any], where: str) -> None:
         if not tree.get(key):
             raise ConfigError(f"{where}: {key} is required in a recipe")
     for name in [str(tree["name"]), *map(str, tree["stages"])]:
-        if not _NAME.match(name):
-            raise ConfigError(f"{where}: {name!r} is not a name; use letters, digits, . _ -")
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{where}: {name!r} is not a name; use up to 200 letters, digits, . _ -"
+            )
     for name, section in [*tree["stages"].items(), *(tree.get("jobs") or {}).items()]:
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{where}: {name}: must be a mapping, got {section!r:.80}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longrun.config.cluster import Cluster, JobSettings, load_cluster
+from longrun.config.cluster import Cluster, JobSettings, load_cluster, with_environment
 from longrun.errors import ConfigError, LaunchError
 from longrun.launch import slurm
 from longrun.launch.asked import join_commands, read_asked
@@ -31,6 +31,7 @@ from longrun.launch.experiment import (
 from longrun.launch.jobs import Job, JobState, Resources, read_exit, read_ids, state_of
 from longrun.launch.local import gpus_here, wait_for
 from longrun.launch.local_jobs import QUIET, LocalJob, LocalRun, Machine, Watcher
+from longrun.launch.names import check_names
 from longrun.launch.script import render_command, render_job
 from longrun.launch.stage_jobs import cores_here, idle_options, log_into, partition_of
 from longrun.launch.submit import check_jobs, check_variables, keep_code, prepare_folder, submit_job
@@ -168,7 +169,9 @@ def choose_from_python(cluster: str | Cluster | None, folder: Path | str | None)
     Raises:
         ConfigError: see ``load_cluster``; or it is reached by ssh, as whole commands are.
     """
-    if not isinstance(cluster, Cluster):
+    if isinstance(cluster, Cluster):
+        cluster = with_environment(cluster)
+    else:
         cluster = load_cluster(cluster, None if folder is None else Path(folder))
     if cluster.ssh is not None:
         raise ConfigError(
@@ -262,7 +265,9 @@ def plan_command(command: Command, before: Iterable[Path], *, make: bool) -> Job
         image=image,
         env=code.variables() if code else {},
     )
-    return log_into(cluster, job, command.log_dir)
+    job = log_into(cluster, job, command.log_dir)
+    check_names(cluster, job, command.expname)
+    return job
 
 
 def _check_counts(command: Command) -> None:

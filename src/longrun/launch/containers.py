@@ -39,7 +39,7 @@ def srun_options(cluster: Cluster, job: Job) -> list[str]:
     """Return what enters the container of ``job`` by Pyxis; nothing without one."""
     if job.image is None or cluster.container_runtime != "pyxis":
         return []
-    names = [*HOST_VALUES, *job.env, *cluster.required_env]
+    names = dict.fromkeys([*HOST_VALUES, *cluster.env, *job.env, *cluster.required_env])
     return [
         f"--container-image={job.image}",
         "--container-mounts=" + ",".join(map(_mount, mounts_of(cluster))),

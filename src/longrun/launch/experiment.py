@@ -13,7 +13,6 @@ that change an experiment hold its lock, which goes with the process.
 import fcntl
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.config.cluster import Cluster
+from longrun.config.names import NAME
 from longrun.config.settings import nearest
 from longrun.errors import ConfigError, LaunchError
 from longrun.formats.stages.atomic import write_text
@@ -30,7 +30,6 @@ from longrun.launch.jobs import JobState, state_of
 GRAPH_NAME = "graph.json"
 JOBS_FOLDER = "jobs"
 _LOCK_NAME = ".experiment.lock"
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 _KNOWN_NAMES = 20
 """Names that an error lists, newest first."""
 
@@ -81,8 +80,8 @@ def make_experiment(job_dir: Path, name: str, folder: Path | None = None) -> Exp
     Raises:
         ConfigError: ``name`` is no name, or another experiment has it.
     """
-    if not _NAME.match(name):
-        raise ConfigError(f"expname {name!r}: use letters, digits, dot, dash and underscore")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"expname {name!r}: use up to 200 letters, digits, . _ -")
     place = folder or job_dir / name
     place.mkdir(parents=True, exist_ok=True)
     place = place.resolve()
@@ -105,7 +104,7 @@ def find_experiment(job_dir: Path, name: str) -> Experiment:
         ConfigError: there is none; the nearest or the newest names are given.
     """
     folder = job_dir.absolute() / name
-    if _NAME.match(name) and (folder / GRAPH_NAME).exists():
+    if NAME.fullmatch(name) and (folder / GRAPH_NAME).exists():
         return Experiment(name, folder.resolve())
     known = [path.name for path in experiment_folders(job_dir)]
     hint = nearest(name, known[:_KNOWN_NAMES]) if known else "there is none yet"

@@ -26,6 +26,7 @@ from longrun.launch.experiment import (
     write_graph,
 )
 from longrun.launch.jobs import LIVE_STATES, SETTINGS_NAME, Job, read_exit, read_ids
+from longrun.launch.names import check_names
 from longrun.launch.run_folder import clear_output, save_recipe, stage_rows
 from longrun.launch.script import render_command, render_job
 from longrun.launch.stage_jobs import (
@@ -81,6 +82,7 @@ class _Submission:
             cluster, self.experiment, self.recipe, stage, code=self.code, after=after
         )
         job = log_into(cluster, job, self.launch.log_dir)
+        check_names(cluster, job, self.experiment.name)
         if job.image:
             config = with_absolute_paths(stage).config
             read = [path for paths in config.inputs().values() for path in paths]

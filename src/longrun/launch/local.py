@@ -19,6 +19,7 @@ from longrun.launch.experiment import (
 )
 from longrun.launch.jobs import SETTINGS_NAME, read_ids, state_of
 from longrun.launch.local_jobs import LocalJob, LocalRun, Machine, Watcher
+from longrun.launch.names import check_names
 from longrun.launch.run_folder import (
     NOTHING_QUEUED,
     clear_output,
@@ -120,6 +121,7 @@ class _Work:
         cluster, recipe = self._cluster, self._recipe
         job = build_stage_job(cluster, self._experiment, recipe, stage, code=None, after=after)
         job = log_into(cluster, job, self._log_dir)
+        check_names(cluster, job, self._experiment.name)
         settings = recipe.jobs.get(stage.name, JobSettings())
         wanted = gpus_of(stage, settings, num_gpus) * job.resources.num_nodes
         if wanted > num_gpus:

@@ -5,6 +5,7 @@ answering, loses nothing: the same command goes on where it stopped.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ InQueue = MutableMapping[str, JobState]
 """Job id -> state of live jobs; what is submitted is added."""
 REPOSITORY_VARIABLE = "LONGRUN_REPOSITORY"
 """COPY:FOLDER of a repository that was copied where the command line was given."""
+log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 """Submissions of a job whose predecessor ends at that very moment."""
 
@@ -77,6 +79,8 @@ def check_jobs(cluster: Cluster, jobs: list[Job]) -> None:
         ResourceError: Slurm's commands or Pyxis are missing.
         LaunchError: Slurm does not answer.
     """
+    for name in slurm.ignored_variables():
+        log.warning("%s is ignored; write what it asks for into sbatch: of the cluster file", name)
     slurm.check_partitions(cluster, (job.resources.partition for job in jobs))
     check_variables(cluster)
     check_mounts(cluster)

@@ -7,8 +7,7 @@
 #SBATCH --gpus-per-node=1
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --requeue
-# Job train of experiment tiny. To start it again by hand:
-# sbatch /runs/tiny/jobs/train/job.sh
+# To start this job by hand, in this folder: sbatch job.sh
 set -u
 job=/runs/tiny/jobs/train
 after=()
@@ -46,23 +45,28 @@ for before in ${after[@]+"${after[@]}"}; do
   fi
 done
 
-export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+# What a shell, a job or a starter around this one says of itself is not meant for this job.
+unset NNODES NODE_RANK MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK
+unset LONGRUN_PART LONGRUN_NUM_PARTS SLURM_EXPORT_ENV
 export LONGRUN_LOCK_SECONDS=600
 
-warned= stopped= child=
+warned='' stopped='' child=''
 # Slurm itself ends the command at a SIGTERM; srun would do so at once, but passes SIGUSR1 on.
 on_warning() { signal=1 warned=1; kill -USR1 "$child" 2> /dev/null; }
 on_stop() { signal=1 stopped=1; kill -USR1 "$child" 2> /dev/null; }
 trap on_warning USR1
 trap on_stop TERM INT
 run() {
-  export LONGRUN_FOLDER=$folder
   rm -rf "$folder/nodes"
   mkdir "$folder/nodes"
-  srun --nodes=1 --ntasks=1 --kill-on-bad-exit=1 apptainer exec --nv --bind /data:/workspace --bind /runs:/runs --pwd /home/me '/images/a b.sif' bash /runs/tiny/jobs/train/command.sh < /dev/null &
+  (
+    export LONGRUN_FOLDER="$folder"
+    export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+    exec srun --nodes=1 --ntasks=1 --kill-on-bad-exit=1 --export=ALL apptainer exec --nv --bind /data:/workspace --bind /runs:/runs --pwd /home/me '/images/a b.sif' bash /runs/tiny/jobs/train/command.sh < /dev/null
+  ) &
   child=$!
   while :; do  # a signal ends `wait`, not the command
-    signal=
+    signal=''
     wait "$child"
     code=$?
     if [ -z "$signal" ]; then break; fi
@@ -74,7 +78,7 @@ end "$code"
 exit "$code"
 --- command.sh
 #!/bin/bash
-# What job.sh of train starts, once on every node.
+# What job.sh starts, once on every node.
 touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"
 cd /home/me || exit 2
 exec python3 -m longrun train /runs/tiny/jobs/train/config.yaml

@@ -1,11 +1,10 @@
 #!/bin/bash
-# Job train of experiment tiny. To start it again by hand:
-# bash /runs/tiny/jobs/train/job.sh
+# To start this job by hand, in this folder: bash job.sh
 set -u
 job=/runs/tiny/jobs/train
 after=()
 
-attempt=${SLURM_JOB_ID:-here-$$}.${SLURM_RESTART_COUNT:-0}
+attempt=here-$$
 folder=$job
 put() { printf '%s\n' "$2" > "$folder/.$1.$$.tmp" && mv -f "$folder/.$1.$$.tmp" "$folder/$1"; }
 exit_of() { cat "$1/exit" 2> /dev/null; }
@@ -18,10 +17,6 @@ if [ "$(exit_of "$job")" = 0 ]; then say "$job is done"; exit 0; fi
 # A later job of a chain goes on where the one before it stopped, unless that one failed.
 if [ "${1:-}" = continued ]; then
   case "$(exit_of "$job")" in '' | 75) ;; *) say "an earlier job failed"; exit 1 ;; esac
-fi
-id=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}
-if [ -n "$id" ] && ! grep -qx "$id" "$job/ids" 2> /dev/null; then
-  echo "$id" >> "$job/ids"
 fi
 begin
 # What the scheduler was told is an optimisation; the exit files are the truth. A network file
@@ -38,22 +33,26 @@ for before in ${after[@]+"${after[@]}"}; do
   fi
 done
 
-export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+# What a shell, a job or a starter around this one says of itself is not meant for this job.
+unset NNODES NODE_RANK MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK
+unset LONGRUN_PART LONGRUN_NUM_PARTS
 
-warned= stopped= child=
-# Slurm itself ends the command at a SIGTERM; srun would do so at once, but passes SIGUSR1 on.
+warned='' stopped='' child=''
 on_warning() { signal=1 warned=1; kill -USR1 "$child" 2> /dev/null; }
 on_stop() { signal=1 stopped=1; kill -TERM "$child" 2> /dev/null; }
 trap on_warning USR1
 trap on_stop TERM INT
 run() {
-  export LONGRUN_FOLDER=$folder
   rm -rf "$folder/nodes"
   mkdir "$folder/nodes"
-  bash /runs/tiny/jobs/train/command.sh < /dev/null &
+  (
+    export LONGRUN_FOLDER="$folder"
+    export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+    exec bash /runs/tiny/jobs/train/command.sh < /dev/null
+  ) &
   child=$!
   while :; do  # a signal ends `wait`, not the command
-    signal=
+    signal=''
     wait "$child"
     code=$?
     if [ -z "$signal" ]; then break; fi
@@ -65,7 +64,7 @@ end "$code"
 exit "$code"
 --- command.sh
 #!/bin/bash
-# What job.sh of train starts, once on every node.
+# What job.sh starts, once on every node.
 touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"
 cd /home/me || exit 2
 exec python3 -m longrun train /runs/tiny/jobs/train/config.yaml

@@ -14,8 +14,7 @@
 #SBATCH --requeue
 #SBATCH --exclusive
 #SBATCH --qos=high
-# Job train of experiment tiny. To start it again by hand:
-# sbatch /runs/tiny/jobs/train/job.sh
+# To start this job by hand, in this folder: sbatch job.sh
 set -u
 job=/runs/tiny/jobs/train
 after=(/runs/tiny/jobs/pack /runs/tiny/jobs/base)
@@ -56,46 +55,51 @@ done
 for name in HF_TOKEN; do
   if [ -z "${!name:-}" ]; then say "$name is not set"; put exit 2; exit 2; fi
 done
-export HF_HOME='/data/hf home'
-export PYTHONPATH=/runs/code/0123
-export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+
+# What a shell, a job or a starter around this one says of itself is not meant for this job.
+unset NNODES NODE_RANK MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK
+unset LONGRUN_PART LONGRUN_NUM_PARTS SLURM_EXPORT_ENV
 export LONGRUN_LOCK_SECONDS=600
 # Where the nodes meet. Another attempt meets at another port.
-unset NODE_RANK
 export NNODES=2
 export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 12000))
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_ADDR=$(scontrol show node "$first_node" | grep -o "NodeAddr=[^ ]*" | cut -d= -f2)
 export MASTER_ADDR
 
-warned= stopped= child=
+warned='' stopped='' child=''
 # Slurm itself ends the command at a SIGTERM; srun would do so at once, but passes SIGUSR1 on.
 on_warning() { signal=1 warned=1; kill -USR1 "$child" 2> /dev/null; }
 on_stop() { signal=1 stopped=1; kill -USR1 "$child" 2> /dev/null; }
 trap on_warning USR1
 trap on_stop TERM INT
 run() {
-  export LONGRUN_FOLDER=$folder
   rm -rf "$folder/nodes"
   mkdir "$folder/nodes"
-  srun --nodes=2 --ntasks=2 --kill-on-bad-exit=1 --cpus-per-task=64 bash /runs/tiny/jobs/train/command.sh < /dev/null &
+  (
+    export LONGRUN_FOLDER="$folder"
+    export HF_HOME='/data/hf home'
+    export PYTHONPATH=/runs/code/0123
+    export LONGRUN_PROGRESS=/runs/tiny/jobs/train/progress.json
+    exec srun --nodes=2 --ntasks=2 --kill-on-bad-exit=1 --export=ALL --cpus-per-task=64 bash /runs/tiny/jobs/train/command.sh < /dev/null
+  ) &
   child=$!
   while :; do  # a signal ends `wait`, not the command
-    signal=
+    signal=''
     wait "$child"
     code=$?
     if [ -z "$signal" ]; then break; fi
   done
 }
-
-run
-why=
-if [ "$code" -eq 75 ]; then why="it stopped and can go on"; fi
-if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
-if [ "$code" -ne 0 ] && [ "$(ls "$folder/nodes" | wc -l)" -lt 2 ]; then
-  why="it did not start on every node"
-fi
-if [ -n "$why" ] && [ -z "$stopped" ]; then
+# Sets `code` to that of a job that can go on, or puts it back into the queue.
+go_on() {
+  why=''
+  if [ "$code" -eq 75 ]; then why="it stopped and can go on"; fi
+  if [ "$code" -ne 0 ] && [ -n "$warned" ]; then why="time limit"; fi
+  if [ "$code" -ne 0 ] && [ "$(find "$folder/nodes" -type f | wc -l)" -lt 2 ]; then
+    why="it did not start on every node"
+  fi
+  if [ -z "$why" ] || [ -n "$stopped" ]; then return; fi
   if [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
     say "$why: back into the queue"
     trap - TERM
@@ -103,13 +107,16 @@ if [ -n "$why" ] && [ -z "$stopped" ]; then
   fi
   say "$why"
   code=75
-fi
+}
+
+run
+go_on
 end "$code"
 exit "$code"
 --- command.sh
 #!/bin/bash
-# What job.sh of train starts, once on every node.
-export NODE_RANK=${NODE_RANK:-$SLURM_NODEID}
+# What job.sh starts, once on every node.
+export NODE_RANK="${NODE_RANK:-$SLURM_NODEID}"
 touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"
 trap : USR1  # a warning of the time limit is for the command, not for bash
 cd /home/me || exit 2
