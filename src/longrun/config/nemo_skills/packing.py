@@ -10,7 +10,7 @@ from longrun.errors import ConfigError
 
 DOCUMENTS = "documents"
 """Folder inside the ``output_dir`` of the command."""
-_PACKED = re.compile(r"^packed_(?P<size>\d+)_seed(?P<seed>\d+)$")
+_PACKED = re.compile(r"packed_(?P<size>\d+)_seed(?P<seed>\d+)")
 _BATCH = idle("batches are made by `train`")
 
 
@@ -99,7 +99,7 @@ def build_merge(moved: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the prefix does not say the size of packs.
     """
     prefix = Path(str(moved["prefix"]))
-    named = _PACKED.match(prefix.name)
+    named = _PACKED.fullmatch(prefix.name)
     if named is None:
         raise ConfigError(
             f"merge: --output_prefix={prefix}: must end in packed_SIZE_seedN, as"
