@@ -13,6 +13,7 @@ import msgspec
 
 from longrun.config.values import Mode
 from longrun.errors import InputError
+from longrun.formats.json_text import JsonError, decode_json
 from longrun.formats.stages.atomic import atomic_file
 
 Finish = Literal["stop", "length", "budget"]
@@ -231,9 +232,9 @@ def _read_lines(path: Path) -> Generator[tuple[int, bytes]]:
 
 def _parse(text: bytes, path: Path, line: int) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        problem = f"is not a whole JSON object ({error}); mend the line or write the file again"
+        return decode_json(text, dict[str, Any])
+    except JsonError as error:
+        problem = f"{error}; repair the line or write the file again"
         raise InputError.at(path, line, problem) from None
 
 
@@ -241,6 +242,23 @@ def convert_row(value: Any, kind: type[Row], path: Path, line: int) -> Row:
     """Check the fields; JSON's arrays may stand for tuples."""
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").replace("Object missing required", "has no")
-        raise InputError.at(path, line, f"{reason}; add or mend the field") from None
+    except (msgspec.ValidationError, RecursionError) as error:
+        problem = f"{_wrong_field(value, kind) or error}; add or repair the field"
+        raise InputError.at(path, line, problem) from None
+
+
+def _wrong_field(value: Any, kind: type) -> str | None:
+    """Name the first field of ``kind`` that ``value`` lacks or holds wrongly; None: neither."""
+    if not (isinstance(value, dict) and issubclass(kind, msgspec.Struct)):
+        return None
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        if name not in value:
+            if field.required:
+                return f"has no field {name}"
+            continue
+        try:
+            msgspec.convert(value[name], field.type)
+        except (msgspec.ValidationError, RecursionError):
+            return f"field {name} holds {value[name]!r:.40}, which is not of its kind"
+    return None

@@ -92,8 +92,8 @@ def test_files_come_in_the_order_of_the_sources_and_sorted_inside_a_glob(tmp_pat
     [
         (b'{"problem": "x"\n', "is not valid JSON"),
         (b'{"problem": "\xff"}\n', "is not valid UTF-8"),
-        (b"[1, 2]\n", "is not a JSON object"),
-        (b"NaN\n", "is not valid JSON"),
+        (b"[1, 2]\n", "is not a JSON object but a list"),
+        (b"NaN\n", "holds NaN in the value"),
     ],
 )
 def test_a_broken_line_is_named(line, problem, part_bytes, tmp_path):

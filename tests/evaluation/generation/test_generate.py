@@ -224,7 +224,7 @@ def test_a_bad_benchmark_is_found_before_a_model_is_loaded(configure, tmp_path, 
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ROWS[0]) + '\n{"problem": ')
     monkeypatch.setattr("longrun.evaluation.generation.generate.ContinuousDecoder", None)
-    with pytest.raises(InputError, match=r"bad.jsonl:2: is not a whole JSON object"):
+    with pytest.raises(InputError, match=r"bad.jsonl:2: is not valid JSON"):
         run(configure(benchmarks=[{"name": "bad", "path": str(path)}]))
 
 

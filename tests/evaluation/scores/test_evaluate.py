@@ -239,7 +239,7 @@ def test_a_file_that_was_cut_is_named_counted_and_graded_as_far_as_it_goes(
     assert len(read_grades(folder / "grades" / "base" / "sums.jsonl")) == 2
     assert manifest.ledger.dropped == {"missing in a damaged file": 4}
     assert manifest.counts["graded"] == 2
-    assert f"{path}:3: is not a whole JSON object" in caplog.text
+    assert f"{path}:3: is not valid JSON" in caplog.text
     assert "no solution of tuned on sums is left" in caplog.text
     path.write_bytes(b"{")
     with pytest.raises(InputError, match="no solution is left to grade; generate again"):

@@ -1,7 +1,7 @@
-"""One line of JSON becomes one record: simdjson reads it, msgspec has the last word.
+"""One line of JSON becomes one record: simdjson reads it, ``decode_json`` has the last word.
 
-simdjson takes a third less time for long solutions. What it refuses, msgspec decodes again: some
-of it is valid (integers beyond 64 bits), and the message of msgspec says where a line is broken.
+simdjson takes a third less time for long solutions. What it refuses is decoded again: some of it
+is valid (integers beyond 64 bits), and what is not is explained there.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-import msgspec
+from longrun.formats.json_text import decode_json
 
 Decode = Callable[[bytes], dict[str, Any]]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -19,13 +19,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def record_decoder() -> Decode:
     """Return a function from a line to its record; it is for one thread.
 
-    The function raises ``msgspec.DecodeError`` or ``UnicodeDecodeError`` where the line is not one
-    JSON object in UTF-8.
+    The function raises ``JsonError`` where the line is not one JSON object in UTF-8.
     """
-    strict = msgspec.json.Decoder(dict[str, Any]).decode
 
     def exact(line: bytes) -> dict[str, Any]:
-        return strict(line.removeprefix(_BYTE_ORDER_MARK))
+        return decode_json(line.removeprefix(_BYTE_ORDER_MARK), dict[str, Any])
 
     if find_spec("simdjson") is None:  # there are no wheels of it for the newest Python
         return exact

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,6 +27,7 @@ from longrun.config.settings import expand
 from longrun.config.stages import DataSource
 from longrun.data.records.json_records import record_decoder
 from longrun.errors import InputError
+from longrun.formats.json_text import JsonError
 
 _PLAIN = (".jsonl", ".ndjson", ".json")
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -37,6 +37,7 @@ _ARROW_FILE_MAGIC = b"ARROW1"
 _DATASET_STATE, _DATASET_SPLITS = "state.json", "dataset_dict.json"
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 256
+_REMEDY = "write one JSON object a line in UTF-8, or remove the line"
 
 Records = Generator[dict[str, Any] | None, None, None]
 """Close it when you do not read it to its end: it holds an open file."""
@@ -133,8 +134,8 @@ def read_part(part: Part, report: Report) -> Records:
         for line, text in enumerate(lines):
             try:
                 record = None if text.isspace() else decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise fault(part, line, _explain(error)) from None
+            except JsonError as error:
+                raise fault(part, line, f"{error}; {_REMEDY}") from None
             yield record
 
 
@@ -285,11 +286,3 @@ def _count_lines(file: IO[bytes], end: int) -> int:
         count += block.count(b"\n")
         left -= len(block)
     return count + 1
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"is not valid UTF-8 ({error.reason}); write the file as UTF-8"
-    if isinstance(error, msgspec.ValidationError):
-        return f"is not a JSON object ({error}); one record a line is expected"
-    return f"is not valid JSON ({error}); repair or remove the line"
