@@ -154,7 +154,7 @@ def test_a_container_sees_its_mounts_alone(desk, slurm):
         ({"run_after": "nobody"}, {}, r"no experiment 'nobody' in .*runs; there is none yet"),
         ({"run_after": "me", "expname": "me"}, {}, r"cannot wait for itself"),
         ({"partition": "bach"}, {}, r"no partition 'bach'; did you mean batch\?"),
-        ({"num_gpus": 3}, {"gpus_per_node": 2}, r"num_gpus: 3, .* gpus_per_node: 2"),
+        ({"num_gpus": 3}, {"gpus_per_node": 2}, r"num_gpus: 3 GPUs on a node, .* gpus_per_node: 2"),
         ({}, {"required_env": ["SECRET_OF_TESTS"]}, r"SECRET_OF_TESTS is not set; export"),
         ({}, {"sbatch": ["--licenses=none:1"]}, r"sbatch refused .*[Ll]icense"),
         (

@@ -139,3 +139,21 @@ def test_a_folder_of_a_recipe_that_would_be_split_or_run_is_refused(desk):
         words = ["run", "tiny.yaml", 'output_dir="x\\ntouch PWNED\\n/y"', *extra]
         assert "output_dir" in desk.longrun(*words, check=False)
     assert not (desk.folder / "PWNED").exists()
+
+
+def test_gpus_are_asked_for_where_the_cluster_has_them_and_refused_where_it_has_none(desk):
+    asked = ("train", "--num_nodes=2", "--nemo_model=base", "--output_dir=out", "--expname=big",
+             "--training_data=packs", "--dry-run")  # fmt: skip
+    shown = desk.longrun(*asked, "--num_gpus=2")
+    assert "#SBATCH --gpus-per-node=2" in shown
+    error = desk.longrun(*asked, "--num_gpus=8", check=False)
+    assert "stage train: 8 GPUs on a node, but partition batch of cluster test has 2" in error
+    desk.write_cluster(gpus_per_node=0)
+    error = desk.longrun(*asked, "--num_gpus=2", check=False)
+    assert "stage train: 2 GPUs on a node, but partition batch of cluster test has 0" in error
+    command = "echo $CUDA_VISIBLE_DEVICES"
+    handle = run_cmd(command, cluster=desk.write_cluster(), expname="sees", num_gpus=2)
+    assert handle.wait().state == "done"
+    assert handle.log() == "0,1\n"
+    with pytest.raises(ConfigError, match=r"num_gpus: 3 GPUs on a node, .* has 2 \(Slurm says: 2"):
+        run_cmd(command, cluster=desk.write_cluster(), expname="too-many", num_gpus=3)

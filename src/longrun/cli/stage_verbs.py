@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace as replace_fields
 from typing import Annotated, Any
 
 import typer
@@ -128,6 +129,7 @@ def _command(verb: str) -> Any:
             _run_here(wanted, place, dry_run=dry_run, replace=replace)
             return
         chosen = choose_cluster(cluster, config_dir)
+        place = replace_fields(place, on_cluster=chosen.executor == "slurm")
         launch = Launch(
             cluster=chosen,
             run_after=names_in(run_after),

@@ -153,7 +153,7 @@ class Cluster(Settings):
     max_restarts: NonNegativeInt = 100
     """Times that one job may put itself back."""
     gpus_per_node: NonNegativeInt | None = None
-    """0: jobs ask for none. Null: none on Slurm, those of this machine with ``local``."""
+    """0: jobs ask for none. Null: what Slurm says, those of this machine with ``local``."""
     cpus_per_node: PositiveInt | None = None
     """Cores of a node. Null: jobs do not ask on Slurm, those of this machine with ``local``."""
     memory: Memory | None = None

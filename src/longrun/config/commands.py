@@ -77,6 +77,8 @@ class Place:
     time_limit: str | int | None = None
     train: bool = True
     """False: a training is not continued, only averaged."""
+    on_cluster: bool = False
+    """Jobs ask for what they need; on this machine they take what there is."""
 
 
 def read_words(verb: str, words: list[str]) -> Wanted:
@@ -159,7 +161,10 @@ def build_recipe(wanted: Wanted, place: Place, runs: Path) -> Recipe:
     }
     job = {key: value for key, value in asked.items() if value is not None}
     name = NAMES.get(verb, verb) if wanted.by_reference else verb
-    jobs = {stage: {**job, **_gpus_of(section, wanted)} for stage, section in stages.items()}
+    jobs = {
+        stage: {**job, **_gpus_of(stage, section, wanted, place)}
+        for stage, section in stages.items()
+    }
     raw = {
         "name": place.expname or name,
         "stages": stages,
@@ -168,10 +173,15 @@ def build_recipe(wanted: Wanted, place: Place, runs: Path) -> Recipe:
     return resolve(raw, [], verb, runs)
 
 
-def _gpus_of(section: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """Return what a stage asks for whose server is spread over GPUs."""
+def _gpus_of(
+    stage: str, section: Mapping[str, Any], wanted: Wanted, place: Place
+) -> dict[str, Any]:
+    """Return the GPUs that a stage asks for: its server's, or on a cluster ``--num_gpus``."""
     gpus = wanted.moved.get("gpus")
-    return {"num_gpus": gpus} if gpus and section.get("engine") in ("vllm", "sglang") else {}
+    if gpus and section.get("engine") in ("vllm", "sglang"):
+        return {"num_gpus": gpus}
+    processes = wanted.moved.get("train.num_processes")
+    return {"num_gpus": processes} if stage == "train" and processes and place.on_cluster else {}
 
 
 def _option_of(table: Table, word: str) -> tuple[Option | None, bool]:

@@ -33,7 +33,13 @@ from longrun.launch.local import gpus_here, wait_for
 from longrun.launch.local_jobs import QUIET, LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.names import check_names
 from longrun.launch.script import render_command, render_job
-from longrun.launch.stage_jobs import cores_here, idle_options, log_into, partition_of
+from longrun.launch.stage_jobs import (
+    check_gpus,
+    cores_here,
+    idle_options,
+    log_into,
+    partition_of,
+)
 from longrun.launch.submit import check_jobs, check_variables, keep_code, prepare_folder, submit_job
 
 POLL_SECONDS = 2.0
@@ -275,12 +281,9 @@ def _check_counts(command: Command) -> None:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name}: {value} is below 1")
-    available = command.cluster.gpus_per_node
     wanted = command.settings.num_gpus or 0
-    if available is not None and wanted > available:
-        raise ConfigError(
-            f"num_gpus: {wanted}, but cluster {command.cluster.name} has gpus_per_node: {available}"
-        )
+    partition = partition_of(command.cluster, command.settings.partition, wanted)
+    check_gpus(command.cluster, "num_gpus", wanted, partition)
 
 
 def _on_slurm(job: Job, before: Iterable[Path]) -> bool:

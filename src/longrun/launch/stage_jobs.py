@@ -12,8 +12,9 @@ from longrun.config.recipe import Recipe, StagePlan
 from longrun.config.settings import StageConfig
 from longrun.config.stages import STAGES
 from longrun.config.values import is_prompt_file
-from longrun.errors import ConfigError
+from longrun.errors import ConfigError, LongrunError
 from longrun.formats.processes import available_cores
+from longrun.launch import slurm
 from longrun.launch.containers import on_host
 from longrun.launch.experiment import Experiment
 from longrun.launch.jobs import SETTINGS_NAME, Job, Resources
@@ -131,23 +132,60 @@ def cores_of(config: StageConfig, total: int) -> int:
     return min(total, wanted)
 
 
-def gpus_of(stage: StagePlan, settings: JobSettings, available: int) -> int:
-    """Return the GPUs of each node that a stage asks for; ``available``: those of a node."""
+def gpus_of(stage: StagePlan, settings: JobSettings, available: int | None) -> int:
+    """Return the GPUs of each node that a stage asks for.
+
+    ``available``: those of a node; None: not known, so that there are enough.
+    """
     if settings.num_gpus is not None:
         return settings.num_gpus
-    if not available or stage.verb not in GPU_VERBS:
+    if available == 0 or stage.verb not in GPU_VERBS:
         return 0
     return int(getattr(stage.config, "num_processes", 1))
 
 
+def gpus_of_nodes(cluster: Cluster, partition: str | None) -> int | None:
+    """Return the GPUs of a node: what the cluster file says, or Slurm; None: nobody knows.
+
+    A partition may be a list, of which a job takes any.
+    """
+    if cluster.gpus_per_node is not None or cluster.executor == "local":
+        return cluster.gpus_per_node
+    try:
+        known = slurm.gpus_of_partitions()
+    except LongrunError:
+        return None  # a dry run away from the cluster
+    return max(
+        (known[name] for name in (partition or "").split(",") if name in known), default=None
+    )
+
+
+def check_gpus(cluster: Cluster, who: str, wanted: int, partition: str | None) -> None:
+    """Check that nodes of a cluster have as many GPUs as a job asks for.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    available = gpus_of_nodes(cluster, partition) if wanted else None
+    if available is None or wanted <= available or cluster.executor == "local":
+        return
+    place = f"partition {partition} of cluster" if partition else "cluster"
+    source = "its file says gpus_per_node" if cluster.gpus_per_node is not None else "Slurm says"
+    remedy = "ask for fewer, on more nodes" if available else "name a partition that has some"
+    raise ConfigError(
+        f"{who}: {wanted} GPUs on a node, but {place} {cluster.name} has {available} ({source}:"
+        f" {available}); {remedy}"
+    )
+
+
 def _resources(cluster: Cluster, stage: StagePlan, settings: JobSettings) -> Resources:
-    available = cluster.gpus_per_node or 0
-    gpus = gpus_of(stage, settings, available)
-    if cluster.executor == "slurm" and gpus > available:
-        raise ConfigError(
-            f"stage {stage.name}: {gpus} GPUs on a node, but cluster {cluster.name} has"
-            f" gpus_per_node: {available}; lower num_processes and raise num_nodes"
-        )
+    partition = partition_of(cluster, settings.partition, 1)
+    gpus = 0
+    if settings.num_gpus is not None or stage.verb in GPU_VERBS:
+        here = cluster.gpus_per_node or 0
+        known = gpus_of_nodes(cluster, partition) if cluster.executor == "slurm" else here
+        gpus = gpus_of(stage, settings, known)
+        check_gpus(cluster, f"stage {stage.name}", gpus, partition)
     return Resources(
         num_nodes=getattr(stage.config, "num_nodes", 1),
         num_gpus=gpus,

@@ -107,7 +107,11 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
     names = [run_after] if isinstance(run_after, str) else list(run_after or [])
     wanted = read_named(verb, ctx.args if ctx else [], settings)
     place = Place(
-        expname=expname, partition=partition, time_limit=time_limit, train=num_training_jobs > 0
+        expname=expname,
+        partition=partition,
+        time_limit=time_limit,
+        on_cluster=cluster.executor == "slurm",
+        train=num_training_jobs > 0,
     )
     recipe = build_recipe(wanted, place, cluster.job_dir)
     launch = Launch(
