@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longrun.data.records.prompt_templates import get_prompt
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("reference")]
-RECIPE = Path(__file__).parents[2] / "src/longrun/config/recipes/demo.yaml"
+RECIPE = Path(__file__).parents[2] / "src/longrun/recipes/demo.yaml"
 SMALL = ("problems.num_cot=40", "problems.num_tir=2", "problems.num_genselect=2")
 TRAIN = (
     "--output_dir=checkpoints --nemo_model=runs/demo/base --num_gpus=1 --average_steps=2,4"

@@ -16,7 +16,7 @@ from longrun.config.recipe import Recipe, load_recipe
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch, render_recipe
 
-FOLDER = Path(__file__).parents[2] / "recipes/openmathreasoning"
+FOLDER = Path(__file__).parents[2] / "src/longrun/recipes/openmathreasoning"
 GIVEN = ["data=/omr", "model=/base", "benchmarks=/bench"]
 UNSIZED = ["lr=1e-4", "min_lr=1e-7", "tensor_parallel=1", "context_parallel=1"]
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))

@@ -10,11 +10,7 @@ import yaml
 import longrun
 from longrun.config.recipe_schema import recipe_schema
 
-ROOT = Path(__file__).parents[2]
-RECIPES = [
-    *sorted((ROOT / "recipes").rglob("*.yaml")),
-    Path(longrun.__file__).parent / "config/recipes/demo.yaml",
-]
+RECIPES = sorted((Path(longrun.__file__).parent / "recipes").rglob("*.yaml"))
 PACK = {"documents": "d"}
 
 

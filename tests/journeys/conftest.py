@@ -50,7 +50,6 @@ def demo(tmp_path_factory, environment) -> Demo:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     return Demo(folder, done.stdout, environment)
 

@@ -1,4 +1,4 @@
-"""`longrun run recipes/openmathreasoning/1.5b.yaml scale=tiny`: both rounds on this computer."""
+"""`longrun run openmathreasoning/1.5b scale=tiny`: both rounds on this computer."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from longrun.formats.stages.manifest import Manifest
 from longrun.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
-RECIPES = Path(__file__).parents[2] / "recipes/openmathreasoning"
+RECIPES = Path(__file__).parents[2] / "src/longrun/recipes/openmathreasoning"
 SHORT = ["steps=8", "warmup_steps=1", "average_steps=[2,4,6,8]", "save_interval=2"]
 
 

@@ -16,7 +16,7 @@ def test_equal_code_is_one_copy_that_can_be_imported(tmp_path):
     copy.make()
     assert copy_longrun(tmp_path).place == copy.place
     package = Path(longrun.__file__).parent
-    for name in ("errors.py", "config/recipes/demo.yaml"):
+    for name in ("errors.py", "recipes/demo.yaml"):
         assert (copy.place / "longrun" / name).read_bytes() == (package / name).read_bytes()
     assert not list(copy.place.rglob("__pycache__"))
     assert [path.name for path in copy.place.parent.iterdir()] == [copy.place.name]

@@ -32,7 +32,7 @@ MODELS = (
 
 def make_world(folder: Path) -> None:
     """Make the demo's data and base model, the only things that the page starts from."""
-    demo = ROOT / "src/longrun/config/recipes/demo.yaml"
+    demo = ROOT / "src/longrun/recipes/demo.yaml"
     subprocess.run(
         [sys.executable, "-m", "longrun", "run", str(demo), "--to", "base"],
         cwd=folder,

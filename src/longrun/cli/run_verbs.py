@@ -27,8 +27,9 @@ from longrun.cli.show import (
     print_submitted,
 )
 from longrun.config.cluster import Cluster
-from longrun.config.recipe import Recipe, StagePlan, load_named_recipe, load_recipe
+from longrun.config.recipe import Recipe, StagePlan, load_recipe
 from longrun.config.recipe_schema import recipe_schema
+from longrun.config.shipped_recipes import find_recipe
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch, render_recipe
 from longrun.launch.inspect_jobs import (
@@ -65,7 +66,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(  # noqa: PLR0913, PLR0917 - one argument per option
-    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe file (YAML), or the name of one that ships: demo.")
+    ],
     settings: Overrides = None,
     only: Annotated[str | None, typer.Option(help="Run only these stages (a,b).")] = None,
     first: Annotated[str | None, typer.Option("--from", help="Start at this stage.")] = None,
@@ -86,7 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument per option
     """Run a recipe: every stage that is not finished, in order, here or on a cluster."""
     place = choose_cluster(cluster, config_dir)
     overrides = [*(settings or []), *([f"name={expname}"] if expname else [])]
-    loaded = load_recipe(recipe, overrides, place.job_dir)
+    loaded = load_recipe(find_recipe(recipe), overrides, place.job_dir)
     launch = Launch(
         cluster=place,
         run_after=names_in(run_after),
@@ -98,7 +101,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument per option
 
 def demo(settings: Overrides = None, dry_run: DryRun = False, replace: Replace = False) -> None:
     """Show the whole pipeline on this computer's CPU with generated data, in minutes."""
-    loaded = load_named_recipe("demo", settings or [])
+    loaded = load_recipe(find_recipe("demo"), settings or [])
     launch = Launch(cluster=Cluster(executor="local"), replace=replace)
     run_stages(loaded, list(loaded.stages), launch, dry_run=dry_run)
 

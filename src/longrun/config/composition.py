@@ -19,6 +19,7 @@ from typing import Any
 
 from longrun.config.reading import line_of, merge_trees, parse_override, parse_yaml, read_text
 from longrun.config.settings import nearest
+from longrun.config.shipped_recipes import find_recipe
 from longrun.errors import ConfigError
 
 KEYS = ("name", "description", "output_dir", "settings", "stages", "jobs", "scales")
@@ -54,9 +55,10 @@ def read_composed(path: Path) -> Tree:
         at = layers[-1].at("extends")
         if not isinstance(name, str):
             raise ConfigError(f"{at}: extends: must be the name of one file, got {name!r}")
-        base = layers[-1].path.parent / name
-        if not base.is_file():
-            raise ConfigError(f"{at}: extends: {base}: no such file; name it relative to this one")
+        try:
+            base = find_recipe(name, layers[-1].path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{at}: extends: {error}") from None
         if base.resolve() in wanted:
             circle = " -> ".join(str(layer.path) for layer in layers)
             raise ConfigError(f"{at}: extends: a circle: {circle} -> {base}; break it here")

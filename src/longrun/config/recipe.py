@@ -21,7 +21,6 @@ A file may be laid over another (``extends``) and hold named variants of itself 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from longrun.config.cluster import JobSettings
 from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
 from longrun.config.interpolation import fill, fill_words, find_upstream
 from longrun.config.names import NAME
-from longrun.config.reading import parse_override, parse_yaml, set_nested
+from longrun.config.reading import parse_override, set_nested
 from longrun.config.settings import StageConfig, nearest
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
@@ -85,12 +84,6 @@ def load_recipe(path: Path, overrides: list[str], runs: Path = RUNS) -> Recipe:
         ConfigError: one line naming the file, the setting, the bound and the nearest name.
     """
     return resolve(read_composed(path), overrides, str(path), runs)
-
-
-def load_named_recipe(name: str, overrides: list[str], runs: Path = RUNS) -> Recipe:
-    """Read a recipe that ships inside the package, such as ``demo``."""
-    text = resources.files("longrun.config").joinpath("recipes", f"{name}.yaml").read_text()
-    return resolve(parse_yaml(text, name), overrides, name, runs)
 
 
 def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = RUNS) -> Recipe:
