@@ -201,7 +201,13 @@ def test_the_resolved_recipe_says_the_same_without_extends_and_scales(folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("extends: bas.yaml\n", ["mine.yaml:1: extends: ", "bas.yaml: no such file; name it rel"]),
+        (
+            "extends: bas.yaml\n",
+            [
+                "mine.yaml:1: extends: ",
+                "bas.yaml: no such file; name a YAML file, rel",
+            ],
+        ),
         ("name: x\nextends: [a, b]\n", ["mine.yaml:2: extends: must be the name of one file"]),
         ("extends: mine.yaml\n", ["mine.yaml:1: extends: a circle: ", "break it here"]),
         ("extends: .\n", ["mine.yaml:1: extends: ", "no such file"]),

@@ -25,10 +25,10 @@ def test_a_file_wins_over_the_recipe_of_its_name(tmp_path, monkeypatch):
     [
         (
             "openmathreasoning/14",
-            "no recipe of this name ships; did you mean openmathreasoning/14b",
+            "a recipe that ships; did you mean openmathreasoning/14b",
         ),
         ("nowhere.yaml", "nowhere.yaml: no such file; name a YAML file"),
-        ("../demo", "no recipe of this name ships"),
+        ("../demo", "nor is it a recipe that ships"),
     ],
 )
 def test_what_is_neither_is_refused_with_the_nearest_name(name, words, tmp_path, monkeypatch):
@@ -40,5 +40,5 @@ def test_what_is_neither_is_refused_with_the_nearest_name(name, words, tmp_path,
 def test_a_recipe_extends_one_that_ships(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: openmathreasoning/7b\nname: mine\nsettings: {steps: 7777}\n")
-    loaded = load_recipe(mine, ["data=d", "base=b", "benchmarks=c"])
+    loaded = load_recipe(mine, ["data=d", "model=b", "benchmarks=c"])
     assert loaded.stage("train").config.max_steps == 7777

@@ -59,7 +59,9 @@ def test_the_installed_package_runs_its_recipes_by_name_from_any_folder(installe
         return done.stdout
 
     where = [sys.executable, "-c", "import longrun; print(longrun.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, env=installed, capture_output=True, text=True)
+    found = subprocess.run(
+        where, cwd=tmp_path, env=installed, capture_output=True, text=True, check=True
+    )
     assert found.stdout.startswith(installed["PYTHONPATH"])
     assert "base" in run("demo", "--dry-run")
     for name in [name for name in recipe_names() if name.startswith("openmathreasoning/")]:

@@ -58,7 +58,7 @@ def read_composed(path: Path) -> Tree:
         try:
             base = find_recipe(name, layers[-1].path.parent)
         except ConfigError as error:
-            raise ConfigError(f"{at}: extends: {error}") from None
+            raise ConfigError(f"{at}: extends: {error}, relative to this one") from None
         if base.resolve() in wanted:
             circle = " -> ".join(str(layer.path) for layer in layers)
             raise ConfigError(f"{at}: extends: a circle: {circle} -> {base}; break it here")

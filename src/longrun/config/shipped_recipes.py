@@ -26,12 +26,9 @@ def find_recipe(name: str | Path, folder: Path = Path()) -> Path:
         return path
     if shipped in _files():
         return shipped
-    if path.suffix in {".yaml", ".yml"}:
-        raise ConfigError(f"{path}: no such file; name a YAML file")
-    raise ConfigError(
-        f"{path}: no such file, and no recipe of this name ships;"
-        f" {nearest(Path(name).as_posix(), recipe_names())}"
-    )
+    known = nearest(Path(name).as_posix(), recipe_names())
+    words = "" if path.suffix in {".yaml", ".yml"} else f", nor is it a recipe that ships; {known}"
+    raise ConfigError(f"{path}: no such file{words}; name a YAML file")
 
 
 def _files() -> list[Path]:
