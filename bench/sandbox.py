@@ -1,18 +1,15 @@
-"""Latency and throughput of the sandbox, leaks over many runs, and the hostile suite.
+"""Latency and throughput of the sandbox, and leaks over many runs.
 
     python bench/sandbox.py [--isolation bubblewrap] [--sessions 1000] [--blocks 2000]
 
 Prints one JSON line per figure. Latencies are wall times of this process. ``leaks`` compares file
-descriptors, child processes and temporary files before and after all of it. The hostile suite is
-that of ``tests/evaluation/test_sandbox.py``, run by pytest; its counts are quoted.
+descriptors, child processes and temporary files before and after all of it. Hostile programs are
+run by ``bench/attack.py``.
 """
 
 import argparse
 import json
 import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +17,6 @@ from statistics import median, quantiles
 
 from longrun.config.evaluation import SandboxSettings
 from longrun.evaluation.sandbox.sandbox import Sandbox
-
-TESTS = Path(__file__).parents[1] / "tests" / "evaluate" / "test_sandbox.py"
 
 
 def measure_first_blocks(sandbox: Sandbox, count: int, pause: float) -> list[float]:
@@ -97,7 +92,6 @@ def main() -> None:
     parser.add_argument("--isolation", default="bubblewrap")
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--blocks", type=int, default=2000)
-    parser.add_argument("--without-tests", action="store_true")
     options = parser.parse_args()
     before = count_resources()
     settings = SandboxSettings(isolation=options.isolation)
@@ -111,11 +105,6 @@ def main() -> None:
         show("throughput", sessions_per_second=round(rate, 1), cores=cores)
         show("cpu of this process", seconds=round(time.process_time() - began, 1))
     show("leaks", before=before, after=count_resources(), sessions=options.sessions + 101)
-    if not options.without_tests:
-        command = [sys.executable, "-m", "pytest", "-q", str(TESTS), "-k", options.isolation]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
-        show("hostile suite", **{name: int(number) for number, name in found})
 
 
 if __name__ == "__main__":

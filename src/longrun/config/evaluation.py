@@ -22,8 +22,8 @@ class SandboxSettings(Settings):
     """Where the code that a model writes is run."""
 
     isolation: Literal["bubblewrap", "process"] = "bubblewrap"
-    """``bubblewrap``: no network, no files but a scratch folder. ``process``: limits on time,
-    memory and output only; for code you trust."""
+    """``bubblewrap``: no network, no files but a scratch folder. ``process``: the same limits, but
+    it reads every file that you can; for code you trust."""
     timeout_seconds: Positive = 10.0
     """Wall time of one code call."""
     memory_bytes: Annotated[int, Field(ge=1 << 26)] = 2 << 30

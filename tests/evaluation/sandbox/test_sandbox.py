@@ -1,12 +1,10 @@
-"""Hostile programs: none escapes, none stalls beyond its limit, the next program works.
-
-Those marked for both modes run without bubblewrap too; the others are what only namespaces stop.
-"""
+"""What a session promises to the one who opens it; hostile programs are in ``test_attack.py``."""
 
 import os
 import shutil
-import socket
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,70 +35,11 @@ bubblewrap = pytest.param(
 )
 BOTH = [bubblewrap, "process"]
 
-INTERRUPTED = {
-    "endless loop": "while True: pass",
-    "regular expression": "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",
-    "big power": "print(len(str(7 ** 10 ** 8)))",
-    "endless repr": "class A:\n def __repr__(self):\n  while True: pass\nA()",
-    "output flood": "while True: print('A' * 1000)",
-    "symbolic integral": "from sympy import *; x = symbols('x')\n"
-    "print(integrate(exp(sin(x**x)) * log(x + sin(x)), x))",
-    "many files": "n = 0\nwhile True: open(f'f{n % 5000}', 'w').close(); n += 1",
-}
 KILLED = {
     "signals ignored": "import signal, time\nfor s in range(1, 32):\n"
     " try: signal.signal(s, signal.SIG_IGN)\n except (OSError, ValueError): pass\n"
     "time.sleep(1000)",
     "loop that catches all": "while True:\n try:\n  while True: pass\n except BaseException: pass",
-    "endless finalizer": "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
-    "class D:\n def __del__(self):\n  while True: pass\nd = D(); del d",
-}
-LOST = {
-    "segfault": "import ctypes; ctypes.string_at(0)",
-    "os._exit": "import os; os._exit(0)",
-    "closed descriptors": "import os; os.closerange(0, 64)",
-    "broken builtins": "import builtins, json\nbuiltins.print = lambda *a: None\n"
-    "builtins.repr = None\njson.dumps = None\njson.JSONEncoder.encode = None",
-    "garbage on every descriptor": "import os\nfor fd in range(20):\n"
-    " try: os.write(fd, b'\\0\\0\\0\\x10garbagegarbage!!')\n except OSError: pass",
-    "two gigabyte frame": "import os, struct\nfor fd in range(3, 20):\n"
-    " try: os.write(fd, struct.pack('>I', 2**31 - 1) + b'x' * 1000)\n except OSError: pass",
-    "C stack overflow": "import sys\nsys.setrecursionlimit(10**8)\nx = []\n"
-    "for _ in range(10**6): x = [x]\nrepr(x)",
-    "pip install": "from pip._internal.cli.main import main\nmain(['install', 'longrun-nothing'])",
-    "forged frame": "import os, struct, json\n"
-    "r = json.dumps({'token': '0', 'status': 'completed', 'stdout': 'FORGED', 'stderr': ''})\n"
-    "for fd in range(3, 20):\n"
-    " try: os.write(fd, struct.pack('>I', len(r)) + r.encode())\n except OSError: pass",
-}
-REFUSED = {
-    "20 GB at once": ("b = bytearray(20 * 10**9)", "MemoryError"),
-    "8 GB map": ("import mmap; mmap.mmap(-1, 8 << 30)", "Cannot allocate"),
-    "growing list": ("x = [0]\nwhile True: x = x + x", "MemoryError"),
-    "million digits": ("print(10 ** 2_000_000)", "Exceeds the limit"),
-    "fork": ("import os; os.fork()", "not permitted"),
-    "daemon": ("import os\nif os.fork() == 0:\n os.setsid()\n os.fork()", "not permitted"),
-    "kill process 1": ("import os; os.kill(1, 9)", "not permitted"),
-    "spawn": ("import subprocess; subprocess.run('id', shell=True)", "not permitted"),
-    "kill everything": ("import os; os.kill(-1, 9)", "not permitted"),
-    "kill the parent": ("import os; os.kill(os.getppid(), 9)", "not permitted"),
-    "connect": ("import socket; socket.create_connection(('127.0.0.1', 9), 1)", "not permitted"),
-    "resolve": ("import socket; print(socket.getaddrinfo('example.com', 80))", "failure"),
-    "disk full": ("f = open('big', 'wb')\nwhile True: f.write(b'0' * 10**7)", "too large"),
-    "deep recursion": ("def f(n): return f(n + 1)\nf(0)", "RecursionError"),
-    "leave": ("import sys; sys.exit(0)", "SystemExit"),
-    "ask": ("input('? ')", "EOFError"),
-    "unspeakable error": (
-        "class E(Exception):\n def __str__(self): raise E()\nraise E()",
-        "E: <exception str() failed>",
-    ),
-    "bad syntax": ("x ===", "SyntaxError"),
-}
-FOREIGN_CALLS = {
-    "ptrace": "l.ptrace(16, 1, 0, 0)",
-    "unshare": "l.unshare(0x10000000)",
-    "mount": "l.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
-    "chroot": "l.chroot(b'/tmp')",
 }
 
 
@@ -134,58 +73,11 @@ def attempt(sandbox, code):
 
 
 @pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("name", INTERRUPTED)
-def test_a_block_that_runs_on_is_interrupted_at_its_limit(sandboxes, mode, name):
-    execution = attempt(sandboxes(mode, LIMIT), INTERRUPTED[name])
+def test_a_block_that_runs_on_is_interrupted_at_its_limit(sandboxes, mode):
+    execution = attempt(sandboxes(mode, LIMIT), "while True: print('A' * 1000)")
     assert execution.status == "timeout"
     assert "longer than 1 seconds" in execution.text
     assert len(execution.text) < 1200
-
-
-@pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("name", KILLED)
-def test_a_block_that_will_not_stop_is_killed_and_the_loss_is_said(sandboxes, mode, name):
-    execution = attempt(sandboxes(mode, LIMIT), KILLED[name])
-    assert execution.status == "timeout"
-    assert "longer than 1 seconds" in execution.text
-
-
-@pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("name", LOST)
-def test_a_process_that_breaks_or_lies_is_replaced(sandboxes, mode, name):
-    execution = attempt(sandboxes(mode), LOST[name])
-    assert "FORGED" not in execution.text
-    if execution.status == "lost":
-        assert "variables of earlier blocks are lost" in execution.text
-
-
-@pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_allowed_is_an_ordinary_error(sandboxes, mode, name):
-    code, message = REFUSED[name]
-    execution = attempt(sandboxes(mode), code)
-    assert execution.status == "error"
-    assert message in execution.text
-
-
-@pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("name", FOREIGN_CALLS)
-def test_privileged_system_calls_are_refused(sandboxes, mode, name):
-    code = (
-        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
-        f"print({FOREIGN_CALLS[name]}, ctypes.get_errno())"
-    )
-    assert attempt(sandboxes(mode), code).text == "-1 1\n"
-
-
-@pytest.mark.parametrize("mode", BOTH)
-def test_threads_are_bounded(sandboxes, mode):
-    code = (
-        "import threading, time\nn = 0\ntry:\n while n < 5000:\n"
-        "  threading.Thread(target=time.sleep, args=(100,), daemon=True).start(); n += 1\n"
-        "except RuntimeError: print(n < 1000)"
-    )
-    assert attempt(sandboxes(mode), code).text == "True\n"
 
 
 @pytest.mark.parametrize("mode", BOTH)
@@ -198,26 +90,6 @@ def test_an_error_at_exit_holds_nobody_up(sandboxes, mode):
 
 @pytest.mark.parametrize("mode", [bubblewrap])
 @pytest.mark.parametrize(
-    "code",
-    [
-        "open('/etc/shadow')",
-        "open('/etc/passwd')",
-        "open('/usr/evil', 'w')",
-        "open('/dev/shm/evil', 'w')",
-        "open('/evil', 'w')",
-        "import sys; open(sys.prefix + '/evil', 'w')",
-        "import os; os.setuid(0)",
-        "open('/proc/1/environ').read()",
-    ],
-)
-def test_no_file_of_the_host_is_read_or_written(sandboxes, mode, code):
-    execution = attempt(sandboxes(mode), code)
-    assert execution.status == "error"
-    assert "Error" in execution.text
-
-
-@pytest.mark.parametrize("mode", [bubblewrap])
-@pytest.mark.parametrize(
     ("question", "answer"),
     [
         (
@@ -225,7 +97,8 @@ def test_no_file_of_the_host_is_read_or_written(sandboxes, mode, code):
             "set()",
         ),
         ("socket.gethostname()", "'sandbox'"),
-        ("len([name for name in os.listdir('/proc') if name.isdigit()]) <= 3", "True"),
+        ("[name for name in os.listdir('/proc') if name.isdigit()]", "['1']"),
+        ("sorted(os.listdir('/dev'))", "['full', 'null', 'random', 'urandom', 'zero']"),
         ("len(open('/proc/net/route').readlines())", "1"),
         ("os.getuid() == 0 or 0 in os.getgroups()", "False"),
         ("open('/proc/self/status').read().count('CapEff:\\t0000000000000000')", "1"),
@@ -234,16 +107,6 @@ def test_no_file_of_the_host_is_read_or_written(sandboxes, mode, code):
 )
 def test_the_host_is_out_of_sight(sandboxes, mode, question, answer):
     assert attempt(sandboxes(mode), f"import os, socket\n{question}").text == f"{answer}\n"
-
-
-@pytest.mark.parametrize("mode", [bubblewrap])
-def test_a_socket_of_the_host_without_a_file_is_out_of_reach(sandboxes, mode):
-    name = f"\0longrun-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(name)
-        listener.listen()
-        code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
-        assert "refused" in attempt(sandboxes(mode), code).text
 
 
 @pytest.mark.parametrize("mode", BOTH)
@@ -405,6 +268,45 @@ def test_no_process_and_no_file_is_left(mode, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", BOTH)
+def test_closing_loses_a_block_that_runs_and_starts_nothing_again(mode):
+    with Sandbox(SandboxSettings(isolation=mode, timeout_seconds=60)) as sandbox:
+        session, late = sandbox.open_session(), sandbox.open_session()
+        running = sandbox.submit(session, "import time; time.sleep(50)")
+        time.sleep(0.5)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    assert running.result().status == "lost"
+    assert late.run("1").status == "lost"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_killed_run_leaves_no_process_and_the_next_one_removes_its_files(
+    mode, tmp_path, monkeypatch
+):
+    program = (
+        "import sys, time\nfrom longrun.config.evaluation import SandboxSettings\n"
+        "from longrun.evaluation.sandbox.sandbox import Sandbox\n"
+        f"s = Sandbox(SandboxSettings(isolation={mode!r})).open_session()\n"
+        "s.run('open(\"file\", \"w\")'); print('ready', flush=True); time.sleep(100)"
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with run:
+        assert run.stdout.readline() == "ready\n"
+        pids = _descendants(run.pid)
+        assert pids
+        run.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if _lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    with Sandbox(SandboxSettings(isolation="process")):
+        assert len(list(tmp_path.iterdir())) == 1, "its own"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_bubblewrap_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ResourceError, match=r"install the package bubblewrap .*isolation=process"):
@@ -423,6 +325,13 @@ def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(monkeypatch, tmp_pa
 def test_the_weak_mode_is_announced(caplog):
     with Sandbox(SandboxSettings(isolation="process")):
         assert "use it only for code you trust" in caplog.text
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _descendants(pid):

@@ -15,10 +15,13 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _LENGTH = struct.Struct(">I")
 _CHUNK = 1 << 16
+_COLLECT_SECONDS = 2.0
+"""A child that collects its own killed children gets this long to end by itself."""
 
 
 class WorkerError(Exception):
@@ -95,15 +98,30 @@ class WorkerProcess:
             return ""
 
     def kill(self) -> int:
-        """End the child and its process group at once; return how the child ended."""
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):  # it may have ended by itself
-                os.killpg(self._process.pid, signal.SIGKILL)
-        returncode = self._process.wait()
+        """End the child as ``stop`` does and close its pipes; return how the child ended."""
+        returncode = self.stop()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
         return returncode
+
+    def stop(self) -> int:
+        """End the child, its children and its process group; who waits for it sees the end.
+
+        Children go first: bubblewrap collects the one that it shut in and then ends by itself, so
+        that nothing is left, not even for a moment, when this returns.
+        """
+        if self._process.poll() is None:
+            children = _children(self._process.pid)
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_COLLECT_SECONDS if children else 0)
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _read(self, count: int, deadline: float) -> bytes:
         read = bytearray()
@@ -126,3 +144,11 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 def _descriptor(stream: Any) -> int:
     return int(stream.fileno())
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        listing = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:  # a kernel without this file: the process group is ended at once
+        return []
+    return [int(child) for child in listing.split()]

@@ -17,10 +17,10 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -30,6 +30,7 @@ from longrun.errors import ResourceError
 from longrun.evaluation.sandbox.framed_process import WorkerError, WorkerProcess, WorkerStalledError
 from longrun.evaluation.sandbox.isolation import plan_launch
 from longrun.evaluation.sandbox.sandbox_worker import CUT
+from longrun.evaluation.sandbox.scratch import Scratch, remove_tree
 from longrun.formats.processes import available_cores
 
 _START_SECONDS = 30.0
@@ -72,20 +73,20 @@ class Sandbox:
         """
         self.settings = settings
         self._bubblewrap = _find_bubblewrap(settings)
+        self._scratch = None if self._bubblewrap else Scratch()
+        self._closed = False
         self._warm: deque[_Worker] = deque()
         self._living: set[_Worker] = set()
         self._lock = Lock()
         # As many at a time as there are cores: more would only miss their time limits. The threads
         # live as long as the sandbox, because a worker dies with the thread that started it.
         self._threads = ThreadPoolExecutor(available_cores())
-        first = self._start()
         try:
-            filtered = self._ready(first)
+            first = self._start()
+            self._check_means(self._ready(first))
         except ResourceError:
             self.close()
             raise
-        if not filtered:
-            log.warning("sandbox: this kernel or processor has no system-call filter")
         self._warm.append(first)
 
     def __enter__(self) -> Self:
@@ -108,15 +109,23 @@ class Sandbox:
         return self._threads.submit(session.run, code)
 
     def close(self) -> None:
-        """End every process, waiting or working."""
+        """End every process, waiting or working; a block that runs is lost."""
+        with self._lock:
+            self._closed = True
+            self._warm.clear()
+            living = list(self._living)
+        for worker in living:
+            worker.process.stop()  # whoever waits for a block of it learns that it has ended
         self._threads.shutdown(cancel_futures=True)
-        self._warm.clear()
-        for worker in list(self._living):
+        for worker in living:
             self.end_worker(worker)
+        if self._scratch is not None:
+            self._scratch.close()
 
     def end_worker(self, worker: "_Worker") -> None:
         """End the process of ``worker`` and everything it started."""
-        self._living.discard(worker)
+        with self._lock:
+            self._living.discard(worker)
         worker.end()
 
     def take_worker(self) -> "_Worker":
@@ -124,6 +133,7 @@ class Sandbox:
 
         Raises:
             ResourceError: it does not start.
+            WorkerError: the sandbox is closed.
         """
         with self._lock:
             worker = self._warm.popleft() if self._warm else self._start()
@@ -132,7 +142,17 @@ class Sandbox:
         self._ready(worker)
         return worker
 
-    def _ready(self, worker: "_Worker") -> bool:
+    def _check_means(self, hello: dict[str, Any]) -> None:
+        """Refuse bubblewrap without the filter, which it relies on; say what else is missing."""
+        if not hello["filtered"] and self._bubblewrap:
+            why = "this kernel or processor has no system-call filter"
+            raise ResourceError(_cannot_start(self.settings, why))
+        if not hello["filtered"]:
+            log.warning("sandbox: this kernel or processor has no system-call filter")
+        if not hello["confined"] and not self._bubblewrap:
+            log.warning("sandbox: this kernel has no Landlock; code can change your files too")
+
+    def _ready(self, worker: "_Worker") -> dict[str, Any]:
         try:
             return worker.wait_until_ready()
         except WorkerError as error:
@@ -141,7 +161,10 @@ class Sandbox:
             raise ResourceError(_cannot_start(self.settings, said)) from None
 
     def _start(self) -> "_Worker":
-        worker = _Worker(self.settings, self._bubblewrap)
+        if self._closed:
+            raise WorkerError("the sandbox is closed")
+        folder = self._scratch.make() if self._scratch is not None else None
+        worker = _Worker(self.settings, self._bubblewrap, folder)
         self._living.add(worker)
         return worker
 
@@ -181,21 +204,23 @@ class Session:
 class _Worker:
     """One sandboxed process: started on creation, ready after its first frame."""
 
-    def __init__(self, settings: SandboxSettings, bubblewrap: str | None) -> None:
+    def __init__(
+        self, settings: SandboxSettings, bubblewrap: str | None, scratch: str | None
+    ) -> None:
         launch = plan_launch(settings, bubblewrap)
         self._most_chars = settings.output_chars + len(CUT)
-        self._scratch = tempfile.mkdtemp(prefix="longrun-code-") if launch.needs_scratch else None
-        self._filtered: bool | None = None
-        self.process = WorkerProcess(launch.command, launch.environment, self._scratch)
+        self._scratch = scratch
+        self._hello: dict[str, Any] | None = None
+        self.process = WorkerProcess(launch.command, launch.environment, scratch)
 
-    def wait_until_ready(self) -> bool:
-        """Return whether the system-call filter is in force; raises ``WorkerError``."""
-        if self._filtered is None:
-            hello = self.process.receive(_START_SECONDS, most_bytes=200)
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Return its greeting, sent before any block was read; raises ``WorkerError``."""
+        if self._hello is None:
+            hello = self.process.receive(_START_SECONDS, most_bytes=2000)
             if not isinstance(hello, dict) or hello.get("ready") is not True:
                 raise WorkerError("did not greet")
-            self._filtered = bool(hello.get("filtered"))
-        return self._filtered
+            self._hello = hello
+        return self._hello
 
     def ask(self, code: str, seconds: float) -> dict[str, str]:
         """Run ``code`` and return the checked reply; raises ``WorkerError``."""
@@ -219,14 +244,14 @@ class _Worker:
     def end(self) -> None:
         self.process.kill()
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove_tree(Path(self._scratch))
 
 
 def _find_bubblewrap(settings: SandboxSettings) -> str | None:
     if settings.isolation == "process":
         log.warning(
-            "sandbox.isolation=process: code of the model can read and change every file that you"
-            " can; use it only for code you trust"
+            "sandbox.isolation=process: code of the model can read every file that you can; use it"
+            " only for code you trust"
         )
         return None
     found = shutil.which("bwrap")
@@ -242,7 +267,7 @@ def _cannot_start(settings: SandboxSettings, said: str) -> str:
     remedy = f"check that {sys.executable} starts"
     if settings.isolation == "bubblewrap":
         remedy = (
-            "allow user namespaces and bubblewrap 0.8 or later,"
+            "allow user namespaces and bubblewrap 0.8 or later, not installed setuid,"
             " or set sandbox.isolation=process for code you trust"
         )
     return f"sandbox.isolation={settings.isolation}: no worker starts here ({said}); {remedy}"

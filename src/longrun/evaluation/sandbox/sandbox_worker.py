@@ -27,6 +27,14 @@ from typing import Any
 
 _SET_SECCOMP, _FILTER_MODE, _SET_NO_NEW_PRIVILEGES, _SET_DUMPABLE = 22, 2, 38, 4
 _SET_PARENT_DEATH_SIGNAL = 1
+_REMOUNT = 0x20 | 0x2 | 0x4  # MS_REMOUNT; no setuid programs, no devices
+_CAPABILITIES_VERSION = 0x20080522
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_WRITE_FILE = 1 << 1
+_CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))
+"""Landlock's rights to write, remove and make files of every kind (its first version)."""
+_LATER_CHANGES = {2: 1 << 13, 3: 1 << 14}
+"""Version of Landlock -> the right that it added: to move between folders, to truncate."""
 _STACK_BYTES = 8 << 20
 _OPEN_FILES = 64
 CUT = "<output cut>"
@@ -81,8 +89,8 @@ class CappedText(io.TextIOBase):
         return "".join(self._parts) + (CUT if self._cut else "")
 
 
-def limit_self(limits: dict[str, Any]) -> bool:
-    """Give up privileges for good; return whether the system-call filter is in force."""
+def limit_self(limits: dict[str, Any]) -> dict[str, bool]:
+    """Give up privileges for good; return which of the kernel's means are in force."""
     for kind, bound in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, limits["memory_bytes"]),
@@ -92,17 +100,49 @@ def limit_self(limits: dict[str, Any]) -> bool:
         (resource.RLIMIT_STACK, _STACK_BYTES),
     ):
         resource.setrlimit(kind, (bound, bound))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if limits["scratch_options"]:
+        options = limits["scratch_options"].encode()
+        check(libc.mount(b"tmpfs", b"/scratch", b"tmpfs", _REMOUNT, options), "bounding files")
     if limits["uid"] is not None:
         os.setgroups([])
         os.setresgid(limits["uid"], limits["uid"], limits["uid"])
         os.setresuid(limits["uid"], limits["uid"], limits["uid"])
     resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"], limits["processes"]))
-    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=II", _CAPABILITIES_VERSION, 0)
+    check(libc.capset(header, bytes(24)), "giving up capabilities")
     libc.prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
-    if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "new privileges cannot be ruled out")
-    return install_filter(libc, bytes.fromhex(limits["filter"]))
+    check(libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "ruling out new privileges")
+    confined = limits["confine"] and confine_writing(libc)
+    return {"filtered": install_filter(libc, bytes.fromhex(limits["filter"])), "confined": confined}
+
+
+def check(result: int, what: str) -> None:
+    """Raise what the C library says when a call failed."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def confine_writing(libc: Any) -> bool:
+    """Let only this folder be changed, and no other process be looked into; False: no Landlock.
+
+    Source: Linux, Documentation/userspace-api/landlock.rst.
+    """
+    version = libc.syscall(_CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        return False
+    rights = _CHANGES | sum(right for since, right in _LATER_CHANGES.items() if since <= version)
+    rules = libc.syscall(_CREATE_RULESET, struct.pack("=Q", rights), 8, 0)
+    check(rules, "making rules")
+    for path, allowed in ((".", rights), (os.devnull, _WRITE_FILE)):
+        beneath = os.open(path, os.O_PATH)
+        rule = struct.pack("=Qi", allowed, beneath)
+        check(libc.syscall(_ADD_RULE, rules, 1, rule, 0), "adding a rule")
+        os.close(beneath)
+    check(libc.syscall(_RESTRICT_SELF, rules, 0), "obeying the rules")
+    os.close(rules)
+    return True
 
 
 def install_filter(libc: Any, program: bytes) -> bool:
@@ -197,11 +237,11 @@ def main() -> None:
     """Serve blocks until the requests end."""
     limits = json.loads(sys.argv[1])
     source, sink = io.FileIO(os.dup(0), "r"), io.FileIO(os.dup(1), "w")
-    filtered = limit_self(limits)
+    means = limit_self(limits)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    write_frame(sink, {"ready": True, "filtered": filtered, "pid": os.getpid()})
+    write_frame(sink, {"ready": True, **means})
     # A module of their own, so that blocks do not meet the names of this file.
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     while True:
