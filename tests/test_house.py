@@ -42,7 +42,7 @@ def test_collectives_have_one_home():
 
 def test_no_room_has_the_name_of_a_function_of_the_interface():
     # `import longrun.NAME.module` would put the package where `longrun.NAME` was the function.
-    assert not {room.name for room in ROOMS} & set(longrun._PYTHON_API)
+    assert not {room.name for room in ROOMS} & set(longrun.__all__)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

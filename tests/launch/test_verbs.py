@@ -24,7 +24,7 @@ def here(tmp_path, monkeypatch):
 def test_a_verb_is_an_experiment_that_later_ones_wait_for(here):
     problems = start_verb(
         "synthesize",
-        wrap_arguments("num_cot=5 num_tir=5"),
+        ctx=wrap_arguments("num_cot=5 num_tir=5"),
         cluster=HERE,
         expname="problems",
         log_dir="logs",

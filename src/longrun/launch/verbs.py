@@ -1,11 +1,7 @@
-"""The verbs of the command line as functions, with the same names for everything.
+"""A verb of the command line run from Python: as an experiment, here or on a cluster.
 
-    from longrun import pack, train
-    packed = pack(documents="runs/x/prepare", output_dir="runs/x/pack", cluster="slurm")
-    train(packs="runs/x/pack", model="base", cluster="slurm", expname="first", run_after="pack")
-
-On a cluster a function returns at once with a handle; on this machine when the work is done.
-Options of the reference are taken as well, by name or in ``ctx=wrap_arguments("++...")``.
+On a cluster a call returns at once with a handle; on this machine when the work is done. The
+functions of each verb are in ``stage_functions``.
 """
 
 import time
@@ -18,6 +14,7 @@ from longrun.config.cluster import Cluster
 from longrun.config.commands import Place, Wanted, build_recipe, read_named
 from longrun.config.nemo_skills.verbs import EVAL_VERB
 from longrun.config.recipe import Recipe, StagePlan
+from longrun.config.settings import StageConfig
 from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle, choose_from_python
 from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState
@@ -84,8 +81,9 @@ def start_stages(
 
 def start_verb(  # noqa: PLR0913 - the options of the command line, under the same names
     verb: str,
-    ctx: Arguments | None = None,
+    config: StageConfig | None = None,
     *,
+    ctx: Arguments | None = None,
     cluster: str | Cluster | None = None,
     config_dir: Path | str | None = None,
     expname: str | None = None,
@@ -99,12 +97,15 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
 ) -> ExperimentHandle:
     """Run ``verb`` as an experiment; see ``longrun VERB --help`` for its settings.
 
+    They come as ``config``, as options in ``ctx``, or by name in ``settings``, which win.
+
     Raises:
         ConfigError: a setting is wrong, or the cluster lacks what is asked for.
         LaunchError: the work failed on this machine, or the cluster refused it.
     """
     cluster = choose_from_python(cluster, config_dir)
     names = [run_after] if isinstance(run_after, str) else list(run_after or [])
+    settings = {**_chosen(config), **settings}
     wanted = read_named(verb, ctx.args if ctx else [], settings)
     place = Place(
         expname=expname,
@@ -129,6 +130,10 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
     return ExperimentHandle(recipe.name, jobs, (*wanted.notes, *idle))
 
 
+def _chosen(config: StageConfig | None) -> dict[str, Any]:
+    return {} if config is None else config.model_dump(mode="json", exclude_unset=True)
+
+
 def choose_log_dir(wanted: Wanted, named: Path | str | None) -> Path | None:
     """Return the folder for logs: the one that is named, or the reference's beside its output."""
     if named is not None:
@@ -136,48 +141,3 @@ def choose_log_dir(wanted: Wanted, named: Path | str | None) -> Path | None:
     output_dir = wanted.moved.get("output_dir")
     folder = _LOGS.get(wanted.verb)
     return None if output_dir is None or folder is None else Path(str(output_dir)) / folder
-
-
-def prepare(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Turn raw records into tokenized documents; see ``start_verb``."""
-    return start_verb("prepare", ctx, **settings)
-
-
-def merge(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Join documents that were prepared apart; see ``start_verb``."""
-    return start_verb("merge", ctx, **settings)
-
-
-def pack(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Decide which documents share a pack; see ``start_verb``."""
-    return start_verb("pack", ctx, **settings)
-
-
-def train(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Fine-tune a model on packs; see ``start_verb``."""
-    return start_verb("train", ctx, **settings)
-
-
-def average(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Average checkpoints of one training; see ``start_verb``."""
-    return start_verb("average", ctx, **settings)
-
-
-def convert(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Bring a model or packs into another form; see ``start_verb``."""
-    return start_verb("convert", ctx, **settings)
-
-
-def generate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Sample solutions of benchmark problems; see ``start_verb``."""
-    return start_verb("generate", ctx, **settings)
-
-
-def evaluate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Grade predictions and summarise them; see ``start_verb``."""
-    return start_verb("evaluate", ctx, **settings)
-
-
-def generate_and_evaluate(ctx: Arguments | None = None, **settings: Any) -> ExperimentHandle:
-    """Sample solutions and grade them, as ``eval`` of the reference; see ``start_verb``."""
-    return start_verb(EVAL_VERB, ctx, **settings)
