@@ -75,6 +75,10 @@ class Desk:
         path.write_text(yaml.safe_dump(values))
         return read_cluster(path)
 
+    def cluster(self) -> Cluster:
+        """Read the cluster file again."""
+        return read_cluster(self.folder / "cluster_configs/test.yaml")
+
     def longrun(self, *words: str, check: bool = True, **variables: str) -> str:
         """Run the command line; return what it printed, or its error without ``check``."""
         done = subprocess.run(

@@ -37,6 +37,7 @@ from longrun.launch.inspect_jobs import (
     find_job,
     find_place,
     list_experiments,
+    place_outside,
     rows_of,
 )
 from longrun.launch.local import select_stages
@@ -115,7 +116,8 @@ def status(
     everything: Annotated[bool, typer.Option("--all", help="Old experiments as well.")] = False,
 ) -> None:
     """Show experiments, or the jobs of one: done, running, queued, stale, failed, ..."""
-    job_dir = choose_cluster(cluster, config_dir).job_dir
+    chosen = choose_cluster(cluster, config_dir)
+    job_dir, place = chosen.job_dir, place_outside(chosen, place)
     console = make_console()
     found = find_place(job_dir, place)
     if found is not None:
@@ -135,7 +137,8 @@ def logs(
     config_dir: ConfigDir = None,
 ) -> None:
     """Print the log of one stage of a run, or of one job."""
-    job = find_job(choose_cluster(cluster, config_dir).job_dir, place, stage)
+    chosen = choose_cluster(cluster, config_dir)
+    job = find_job(chosen.job_dir, place_outside(chosen, place) or place, stage)
     path = job.log_of(part)
     if not path.exists() and not follow:
         raise ConfigError(f"{path}: {job.name} has not been started; see `longrun status`")
@@ -159,8 +162,8 @@ def cancel(
     config_dir: ConfigDir = None,
 ) -> None:
     """End the jobs of an experiment that wait or run; what is done stays."""
-    job_dir = choose_cluster(cluster, config_dir).job_dir
-    names = cancel_jobs(job_dir, place, stage)
+    chosen = choose_cluster(cluster, config_dir)
+    names = cancel_jobs(chosen.job_dir, place_outside(chosen, place) or place, stage)
     print(f"cancelled: {', '.join(names)}" if names else f"{place}: nothing waits or runs")
 
 

@@ -32,6 +32,7 @@ FOLDER_VARIABLE = "LONGRUN_CLUSTER_CONFIGS"
 DEFAULT_FOLDER = Path("cluster_configs")
 _FROM_ENVIRONMENT = {"account": "SBATCH_ACCOUNT", "partition": "SBATCH_PARTITION"}
 """Key of a cluster file -> variable of Slurm that stands for it where the file does not say."""
+NO_IMAGE = "none"
 _MEMORY = re.compile(r"\d+([KMGTkmgt][Bb]?)?")
 
 
@@ -169,7 +170,7 @@ class Cluster(Settings):
     container: Image | None = None
     """Image of every job that names none, or its name in ``containers``."""
     containers: dict[Line, Image] = {}
-    """Short name -> image."""
+    """Short name -> image; ``none``: what names it runs in no container."""
     mounts: list[Annotated[Mount, BeforeValidator(_as_mount)]] = []
     """``HOST``, ``HOST:INSIDE`` or ``HOST:INSIDE:ro``; settings of stages name paths inside."""
     env: dict[Variable, Value] = {}
@@ -192,11 +193,22 @@ class Cluster(Settings):
         return self._name
 
     def image(self, container: str | None) -> str | None:
-        """Return the image that a short name, an image or the default stands for."""
-        if self.container_runtime == "none":
-            return None
+        """Return the image that a short name, an image or the default stands for; None: none.
+
+        Raises:
+            ConfigError: a container is named and the cluster has none.
+        """
         chosen = container or self.container
-        return self.containers.get(chosen, chosen) if chosen else None
+        image = self.containers.get(chosen, chosen) if chosen else None
+        if image == NO_IMAGE:
+            return None
+        if image and self.container_runtime == "none":
+            raise ConfigError(
+                f"container {chosen!r}: cluster {self.name} has container_runtime: none; leave the"
+                f" container out, or say that it stands for none here: `containers: {{{chosen}:"
+                f" {NO_IMAGE}}}` in the cluster file"
+            )
+        return image
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -205,7 +217,7 @@ class Cluster(Settings):
             raise ValueError(f"{idle[0]} has no effect with executor: local; remove it")
         if self.executor == "local" and self.container_runtime == "pyxis":
             raise ValueError("pyxis is a part of Slurm; executor: local takes apptainer or none")
-        names = [name for name in ("container", "containers", "mounts") if getattr(self, name)]
+        names = [name for name in ("container", "mounts") if getattr(self, name)]
         if self.container_runtime == "none" and names:
             raise ValueError(f"{names[0]} needs container_runtime: pyxis or apptainer")
         if self.executor == "slurm" and not self.job_dir.is_absolute():

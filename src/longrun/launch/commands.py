@@ -19,7 +19,7 @@ from longrun.config.cluster import Cluster, JobSettings, load_cluster, with_envi
 from longrun.errors import ConfigError, LaunchError
 from longrun.launch import slurm
 from longrun.launch.asked import join_commands, read_asked
-from longrun.launch.containers import is_covered
+from longrun.launch.containers import find_inside
 from longrun.launch.experiment import (
     Experiment,
     check_before,
@@ -244,14 +244,10 @@ def plan_command(command: Command, before: Iterable[Path], *, make: bool) -> Job
     here = cluster.executor == "local"
     code = None if here and cluster.code == "longrun" else keep_code(cluster, make=make)
     image = cluster.image(settings.container)
-    if settings.container and image is None:
-        raise ConfigError(
-            f"container {settings.container!r}: cluster {cluster.name} has container_runtime: none"
-        )
     start_in = code.start_in if code else Path.cwd()
     folder = experiment.job_folder(command.expname)
-    if image and not is_covered(cluster, start_in):
-        start_in = folder
+    if image:
+        start_in = find_inside(cluster, start_in) or folder
     job = Job(
         name=command.expname,
         folder=folder,

@@ -1,7 +1,8 @@
-"""Containers: the options that enter one, and whether its mounts cover what a job touches.
+"""Containers: the options that enter one, and the two names that a path has outside and inside.
 
-Pure functions of a cluster file. Pyxis takes options of ``srun``; Apptainer is a program in front
-of the command; without a runtime paths are what they are.
+Pyxis takes options of ``srun``; Apptainer is a program in front of the command; without a runtime
+paths are what they are. Longrun itself works with the names outside: what a user names as inside
+is translated once by ``on_host``, and once back by ``find_inside`` for what runs in a container.
 """
 
 import os
@@ -27,12 +28,16 @@ HOST_VALUES = (
 """Variables for which the job's value holds, also where an image brings its own."""
 
 
-def mounts_of(cluster: Cluster) -> list[Mount]:
-    """Return the mounts of the cluster file and, if they leave it out, the job folder."""
-    own = str(cluster.job_dir.absolute())
-    if _is_below(own, [mount for mount in cluster.mounts if mount.host == mount.inside]):
-        return list(cluster.mounts)
-    return [*cluster.mounts, Mount(host=own, inside=own)]
+def mounts_of(cluster: Cluster, job: Job | None = None) -> list[Mount]:
+    """Return the mounts of the cluster file and, if they leave it out, the job folder.
+
+    With ``job`` also its own folder, which its scripts know by the name outside.
+    """
+    mounts = list(cluster.mounts)
+    for own in [cluster.job_dir.absolute(), *([job.folder] if job else [])]:
+        if not _is_below(str(own), [mount for mount in mounts if mount.host == mount.inside]):
+            mounts.append(Mount(host=str(own), inside=str(own)))
+    return mounts
 
 
 def srun_options(cluster: Cluster, job: Job) -> list[str]:
@@ -42,7 +47,7 @@ def srun_options(cluster: Cluster, job: Job) -> list[str]:
     names = dict.fromkeys([*HOST_VALUES, *cluster.env, *job.env, *cluster.required_env])
     return [
         f"--container-image={job.image}",
-        "--container-mounts=" + ",".join(map(_mount, mounts_of(cluster))),
+        "--container-mounts=" + ",".join(map(_mount, mounts_of(cluster, job))),
         f"--container-workdir={job.start_in}",
         "--no-container-mount-home",
         f"--container-env={','.join(names)}",
@@ -53,7 +58,7 @@ def leading_words(cluster: Cluster, job: Job) -> list[str]:
     """Return the words in front of the command that enter the container by Apptainer."""
     if job.image is None or cluster.container_runtime != "apptainer":
         return []
-    binds = [word for mount in mounts_of(cluster) for word in ("--bind", _mount(mount))]
+    binds = [word for mount in mounts_of(cluster, job) for word in ("--bind", _mount(mount))]
     gpus = ["--nv"] if job.resources.num_gpus else []
     return ["apptainer", "exec", *gpus, *binds, "--pwd", str(job.start_in), job.image]
 
@@ -80,13 +85,13 @@ def check_mounts(cluster: Cluster) -> None:
 
 
 def check_covered(cluster: Cluster, what: str, paths: Iterable[Path]) -> None:
-    """Check that every path lies in a mount.
+    """Check that every path, as outside, lies in a mount.
 
     Raises:
         ConfigError: one does not; it would not exist inside the container.
     """
     for path in paths:
-        if not is_covered(cluster, path):
+        if find_inside(cluster, path) is None:
             inside = ", ".join(mount.inside for mount in mounts_of(cluster))
             raise ConfigError(
                 f"{what}: {path} is in no mount of the cluster file ({inside}) and would not exist"
@@ -94,9 +99,24 @@ def check_covered(cluster: Cluster, what: str, paths: Iterable[Path]) -> None:
             )
 
 
-def is_covered(cluster: Cluster, path: Path) -> bool:
-    """Say whether ``path`` exists inside containers."""
-    return _is_below(str(path), mounts_of(cluster))
+def find_inside(cluster: Cluster, path: Path) -> Path | None:
+    """Return the name that ``path``, as outside, has inside containers; None: it has none.
+
+    Where several mounts hold it, the deepest that may be written to.
+    """
+    real = os.path.realpath(path)
+    mounts = [(mount, os.path.realpath(mount.host)) for mount in mounts_of(cluster)]
+    holding = [(mount, host) for mount, host in mounts if _holds(host, real)]
+    for mount, host in sorted(holding, key=_preference, reverse=True):
+        name = Path(mount.inside.rstrip("/") + "/" + os.path.relpath(real, host))
+        if os.path.realpath(on_host(cluster, name)) == real:  # no other mount lies over it
+            return name
+    return None
+
+
+def _preference(mount_and_host: tuple[Mount, str]) -> tuple[int, bool, bool]:
+    mount, host = mount_and_host
+    return len(host), not mount.read_only, mount.host == mount.inside
 
 
 def on_host(cluster: Cluster, path: Path) -> Path:
@@ -112,12 +132,13 @@ def on_host(cluster: Cluster, path: Path) -> Path:
 
 
 def _is_below(path: str, mounts: list[Mount]) -> bool:
-    # Whole names: /data does not cover /data2.
     absolute = os.path.normpath(path)
-    return any(
-        absolute == inside or absolute.startswith(inside.rstrip("/") + "/")
-        for inside in (os.path.normpath(mount.inside) for mount in mounts)
-    )
+    return any(_holds(os.path.normpath(mount.inside), absolute) for mount in mounts)
+
+
+def _holds(folder: str, path: str) -> bool:
+    # Whole names: /data does not hold /data2.
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _mount(mount: Mount) -> str:

@@ -16,7 +16,6 @@ from longrun.errors import ConfigError, StaleError
 from longrun.formats.stages.atomic import write_text
 from longrun.formats.stages.run_state import StageRow
 from longrun.launch import slurm
-from longrun.launch.containers import check_covered
 from longrun.launch.experiment import (
     Experiment,
     check_before,
@@ -30,6 +29,7 @@ from longrun.launch.names import check_names
 from longrun.launch.run_folder import clear_output, save_recipe, stage_rows
 from longrun.launch.script import render_command, render_job
 from longrun.launch.stage_jobs import (
+    as_inside,
     build_stage_job,
     log_into,
     seen_from_host,
@@ -67,8 +67,7 @@ class Submitted:
 class _Submission:
     launch: Launch
     recipe: Recipe
-    seen: Recipe
-    """The recipe with the paths that its folders have outside of containers."""
+    """With the paths that its folders have outside of containers."""
     experiment: Experiment
     code: CodePlace
     rows: Mapping[str, StageRow] = field(default_factory=dict)
@@ -83,10 +82,7 @@ class _Submission:
         )
         job = log_into(cluster, job, self.launch.log_dir)
         check_names(cluster, job, self.experiment.name)
-        if job.image:
-            config = with_absolute_paths(stage).config
-            read = [path for paths in config.inputs().values() for path in paths]
-            check_covered(cluster, f"stage {stage.name}", [config.output_dir, *read])
+        self.settings_text(stage, job)  # every path has a name where the job runs
         return job
 
     def before(self, stage: StagePlan) -> list[Path]:
@@ -99,7 +95,7 @@ class _Submission:
         if row.state in LIVE_STATES:
             return Submitted(stage.name, row.state, tuple(read_ids(job.folder)))
         if row.state == "stale" and self.launch.replace:
-            clear_output(self.seen.stage(stage.name))
+            clear_output(stage)
         job.folder.mkdir(parents=True, exist_ok=True)
         write_text(job.folder / SETTINGS_NAME, self.settings_text(stage, job))
         chain = self.launch.num_training_jobs if stage.verb == "train" else 1
@@ -118,10 +114,12 @@ class _Submission:
             )
 
     def settings_text(self, stage: StagePlan, job: Job) -> str:
-        """Return the settings file of ``job``; paths are absolute where it starts elsewhere."""
-        moved = job.image is not None or self.code.repository is not None
-        config = (with_absolute_paths(stage) if moved else stage).config
-        return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        """Return the settings file of ``job``, with the paths that files have where it runs."""
+        if job.image is not None:
+            stage = as_inside(self.launch.cluster, stage)
+        elif self.code.repository is not None:
+            stage = with_absolute_paths(stage)
+        return yaml.safe_dump(stage.config.model_dump(mode="json"), sort_keys=False)
 
 
 def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> list[Submitted]:
@@ -132,22 +130,21 @@ def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> li
         LaunchError: a job to wait for has failed, Slurm refuses or does not answer.
         StaleError: output of other settings is in the way; nothing was submitted.
     """
-    seen = seen_from_host(launch.cluster, recipe)
-    before = jobs_before(launch.cluster.job_dir, launch.run_after, recipe.name)
-    own = Experiment("", seen.output_dir.resolve())
-    folders = [*(own.job_folder(stage.name) for stage in seen.stages), *before]
-    check_before(before, slurm.live_jobs(folders))
     work = _plan(recipe, launch, keep_code(launch.cluster))
+    recipe, before = work.recipe, work.first
+    stages = [recipe.stage(stage.name) for stage in stages]
+    folders = [*(work.experiment.job_folder(stage.name) for stage in recipe.stages), *before]
+    check_before(before, slurm.live_jobs(folders))
     jobs = [work.job(stage) for stage in stages]
     check_jobs(launch.cluster, jobs)
-    experiment = make_experiment(launch.cluster.job_dir, work.experiment.name, seen.output_dir)
+    experiment = make_experiment(launch.cluster.job_dir, work.experiment.name, recipe.output_dir)
     with locked(experiment):
         in_queue = slurm.live_jobs(folders)
-        work.rows = {row.name: row for row in stage_rows(seen, in_queue)}
+        work.rows = {row.name: row for row in stage_rows(recipe, in_queue)}
         _check_stale(work, stages)
         for stage, job in zip(stages, jobs, strict=True):
             work.check_same(stage, job)
-        save_recipe(seen)
+        save_recipe(recipe)
         edges = {stage.name: [*work.before(stage), *before] for stage in recipe.stages}
         write_graph(experiment, launch.cluster, edges)
         for stage in recipe.stages:
@@ -163,7 +160,7 @@ def render_recipe(
     work = _plan(recipe, launch, keep_code(launch.cluster, make=False))
     scripts = []
     for stage in stages:
-        job = work.job(stage)
+        job = work.job(work.recipe.stage(stage.name))
         scripts.append(
             (job.folder / "job.sh", render_job(launch.cluster, job, work.experiment.name))
         )
@@ -175,8 +172,7 @@ def _plan(recipe: Recipe, launch: Launch, code: CodePlace) -> _Submission:
     seen = seen_from_host(launch.cluster, recipe)
     return _Submission(
         launch=launch,
-        recipe=recipe,
-        seen=seen,
+        recipe=seen,
         experiment=Experiment(recipe.name, seen.output_dir.resolve()),
         code=code,
         first=jobs_before(launch.cluster.job_dir, launch.run_after, recipe.name),

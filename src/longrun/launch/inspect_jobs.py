@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from longrun.config.cluster import Cluster
+from longrun.config.recipe import load_recipe
 from longrun.config.settings import nearest
 from longrun.errors import ConfigError, LongrunError
 from longrun.formats.stages.atomic import write_text
 from longrun.formats.stages.run_state import StageRow, State
 from longrun.launch import slurm
+from longrun.launch.containers import on_host
 from longrun.launch.experiment import (
     GRAPH_NAME,
     Experiment,
@@ -27,6 +30,7 @@ from longrun.launch.experiment import (
 )
 from longrun.launch.jobs import JobState, read_exit, read_ids, state_of
 from longrun.launch.run_folder import RECIPE_NAME, open_run, stage_rows
+from longrun.launch.stage_jobs import seen_from_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,22 @@ class FoundJob:
         return bool(silent) or state_of(self.folder, in_queue).live
 
 
+def place_outside(cluster: Cluster, place: str | None) -> str | None:
+    """Return ``place`` as it is called outside of containers; for a recipe, the folder of its run.
+
+    Raises:
+        ConfigError: it is a recipe that cannot be read.
+    """
+    if place is not None and Path(place).is_file():
+        recipe = seen_from_host(cluster, load_recipe(Path(place), [], cluster.job_dir))
+        return str(recipe.output_dir) if recipe.output_dir.is_dir() else place
+    return str(on_host(cluster, Path(place))) if place and place.startswith("/") else place
+
+
 def find_place(job_dir: Path, place: str | None) -> Path | None:
     """Return the run folder or recipe that ``place`` names; None: a folder of runs.
+
+    The name of an experiment comes before a folder of the same name in the working folder.
 
     Raises:
         ConfigError: it is neither a path nor the name of an experiment.
@@ -67,6 +85,8 @@ def find_place(job_dir: Path, place: str | None) -> Path | None:
     if place is None:
         return None
     path = Path(place)
+    if "/" not in place and (job_dir / place / GRAPH_NAME).exists():
+        return find_experiment(job_dir, place).folder
     if path.is_file() or any((path / name).exists() for name in (GRAPH_NAME, RECIPE_NAME)):
         return path
     if path.is_dir():

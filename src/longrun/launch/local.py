@@ -28,13 +28,14 @@ from longrun.launch.run_folder import (
     stage_rows,
 )
 from longrun.launch.stage_jobs import (
+    as_inside,
     build_stage_job,
     cores_here,
     cores_of,
     gpus_of,
     log_into,
     place_of,
-    with_absolute_paths,
+    seen_from_host,
 )
 from longrun.launch.submit import check_variables, prepare_folder
 
@@ -78,6 +79,8 @@ def run_local(
         LaunchError: a stage failed or was interrupted; the message holds its last line and log.
     """
     check_variables(cluster)
+    recipe = seen_from_host(cluster, recipe)
+    stages = [recipe.stage(stage.name) for stage in stages]
     job_dir, name = place_of(cluster, recipe)
     before = jobs_before(job_dir, run_after, name)
     experiment = make_experiment(job_dir, name, recipe.output_dir)
@@ -139,8 +142,8 @@ class _Work:
             if row.state == "stale" and self._replace:
                 clear_output(stage)
             prepare_folder(cluster, job, self._experiment.name)
-            moved = job.image is not None
-            (with_absolute_paths(stage) if moved else stage).config.save(job.folder / SETTINGS_NAME)
+            inside = as_inside(cluster, stage) if job.image else stage
+            inside.config.save(job.folder / SETTINGS_NAME)
             return True
 
         cores = settings.cpus or cores_of(stage.config, cores_here(cluster))

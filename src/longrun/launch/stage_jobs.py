@@ -15,7 +15,7 @@ from longrun.config.values import is_prompt_file
 from longrun.errors import ConfigError, LongrunError
 from longrun.formats.processes import available_cores
 from longrun.launch import slurm
-from longrun.launch.containers import on_host
+from longrun.launch.containers import check_covered, find_inside, on_host
 from longrun.launch.experiment import Experiment
 from longrun.launch.jobs import SETTINGS_NAME, Job, Resources
 from longrun.launch.submit import CodePlace
@@ -48,6 +48,7 @@ def build_stage_job(
         ConfigError: the stage asks for more than a node has.
     """
     folder = experiment.job_folder(stage.name)
+    start_in = code.start_in if code else Path.cwd()
     settings = recipe.jobs.get(stage.name, JobSettings())
     image = cluster.image(settings.container)
     words = [interpreter(cluster, image), "-m", "longrun", stage.verb, str(folder / SETTINGS_NAME)]
@@ -55,7 +56,7 @@ def build_stage_job(
         name=stage.name,
         folder=folder,
         command=f"exec {shlex.join(words)}",
-        start_in=code.start_in if code else Path.cwd(),
+        start_in=(find_inside(cluster, start_in) or folder) if image else start_in,
         after=tuple(after),
         resources=_resources(cluster, stage, settings),
         resumable=True,
@@ -91,6 +92,18 @@ def with_absolute_paths(stage: StagePlan) -> StagePlan:
     return _with_paths(stage, Path.absolute)
 
 
+def as_inside(cluster: Cluster, stage: StagePlan) -> StagePlan:
+    """Return ``stage`` with the paths that its files have inside containers.
+
+    Raises:
+        ConfigError: one is in no mount.
+    """
+    absolute = with_absolute_paths(stage)
+    read = [path for paths in absolute.config.inputs().values() for path in paths]
+    check_covered(cluster, f"stage {stage.name}", [absolute.config.output_dir, *read])
+    return _with_paths(absolute, lambda path: find_inside(cluster, path) or path)
+
+
 def seen_from_host(cluster: Cluster, recipe: Recipe) -> Recipe:
     """Return ``recipe`` with the paths that its folders, named as inside containers, have here."""
     if cluster.container_runtime == "none":
@@ -100,7 +113,17 @@ def seen_from_host(cluster: Cluster, recipe: Recipe) -> Recipe:
         return on_host(cluster, path)
 
     stages = tuple(_with_paths(stage, translate) for stage in recipe.stages)
-    return replace(recipe, stages=stages, output_dir=translate(recipe.output_dir))
+    output_dir = translate(recipe.output_dir)
+    settings = {stage.name: stage.config.model_dump(mode="json") for stage in stages}
+    resolved = {
+        **recipe.resolved,
+        "output_dir": str(output_dir),
+        "stages": {
+            name: {"verb": section["verb"], **settings[name]}
+            for name, section in recipe.resolved["stages"].items()
+        },
+    }
+    return replace(recipe, stages=stages, output_dir=output_dir, resolved=resolved)
 
 
 def _with_paths(stage: StagePlan, change: Callable[[Path], Path]) -> StagePlan:

@@ -16,7 +16,7 @@ from longrun.config.cluster import Cluster
 from longrun.errors import ConfigError, LaunchError
 from longrun.formats.stages.atomic import write_text
 from longrun.launch import slurm
-from longrun.launch.containers import check_covered, check_image, check_mounts
+from longrun.launch.containers import check_image, check_mounts
 from longrun.launch.jobs import Job, JobState, read_exit, read_ids, state_of
 from longrun.launch.script import CONTINUED, num_tasks, write_scripts
 from longrun.launch.snapshot import copy_longrun, copy_repository
@@ -89,9 +89,6 @@ def check_jobs(cluster: Cluster, jobs: list[Job]) -> None:
         check_image(image)
     if images and cluster.container_runtime == "pyxis":
         slurm.check_pyxis()
-    for job in jobs:
-        if job.image:
-            check_covered(cluster, f"{job.name}: folder of commands", [job.start_in])
 
 
 def check_variables(cluster: Cluster) -> None:
