@@ -114,6 +114,19 @@ def test_an_average_takes_the_steps_named_or_none(steps, world):
     assert not (world / "other/model").exists()
 
 
+def test_another_average_of_the_same_training_run_is_had_as_the_refusal_says(world):
+    before = contents(world / "checkpoints")
+    words = TRAIN.replace("--average_steps=2,4", "--average_steps=4")
+    shown = longrun(world, "train", *words.split(), code=2)
+    assert "average.steps [2, 4] -> [4]" in shown
+    assert "--num_training_jobs=0 --final_nemo_path=FOLDER" in shown
+    assert contents(world / "checkpoints") == before
+    longrun(world, "train", *words.split(), "--num_training_jobs=0", "--final_nemo_path=last")
+    made = json.loads((world / "last/manifest.json").read_text())
+    assert made["settings"]["steps"] == [4]
+    assert contents(world / "checkpoints") == before
+
+
 def test_the_second_round_starts_from_the_average_in_a_folder_of_its_own(world):
     words = TRAIN.replace("=runs/demo/base", "=checkpoints/model-averaged-nemo")
     shown = longrun(world, "train", *words.replace("=checkpoints ", "=round-2 ").split())

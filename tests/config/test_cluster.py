@@ -85,3 +85,15 @@ def test_account_and_partition_of_the_environment_stand_for_what_the_file_leaves
     monkeypatch.setenv("SBATCH_ACCOUNT", "a\nb")
     with pytest.raises(ConfigError, match=r"SBATCH_ACCOUNT 'a.nb' holds a line break"):
         load_cluster(str(path))
+
+
+def test_a_cluster_knows_what_finds_it_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my clusters"
+    folder.mkdir()
+    (folder / "big.yaml").write_text("executor: local\n")
+    assert load_cluster("big", folder).option == f" --cluster big --config_dir '{folder}'"
+    assert load_cluster(f"{folder}/big.yaml").option == f" --cluster '{folder}/big.yaml'"
+    assert load_cluster("local").option == " --cluster local"
+    monkeypatch.setenv("LONGRUN_CLUSTER", f"{folder}/big.yaml")
+    assert load_cluster(None).option == ""

@@ -134,8 +134,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - one argument per option
         print_scripts(render_scripts(command))
         return
     handle = start_command(command, make_line_watcher())
+    option = command.cluster.option
     if handle.ids:
-        print(f"{handle.name}: job {', '.join(handle.ids)}; longrun logs -f {handle.name}")
+        print(f"{handle.name}: job {', '.join(handle.ids)}; longrun logs -f {handle.name}{option}")
 
 
 def _split(context: typer.Context) -> tuple[dict[str, Any], list[str]]:

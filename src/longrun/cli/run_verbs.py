@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -141,7 +142,8 @@ def logs(
     job = find_job(chosen.job_dir, place_outside(chosen, place) or place, stage)
     path = job.log_of(part)
     if not path.exists() and not follow:
-        raise ConfigError(f"{path}: {job.name} has not been started; see `longrun status`")
+        look = f"longrun status {shlex.quote(place)}{chosen.option}"
+        raise ConfigError(f"{path}: {job.name} has not been started; see `{look}`")
     position = 0
     while True:
         live = follow and job.is_live()
@@ -182,7 +184,8 @@ def run_stages(recipe: Recipe, stages: list[StagePlan], launch: Launch, *, dry_r
             print_scripts(render_recipe(recipe, stages, launch))
         return
     if slurm:
-        print_submitted(console, recipe.name, start_stages(recipe, stages, launch, QUIET))
+        jobs = start_stages(recipe, stages, launch, QUIET)
+        print_submitted(console, recipe.name, jobs, launch.cluster.option)
         return
     given = {"num_training_jobs": launch.num_training_jobs > 1}
     for note in idle_options(launch.cluster, given):

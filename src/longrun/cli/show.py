@@ -162,15 +162,18 @@ def print_scripts(scripts: list[tuple[Path, str]]) -> None:
         print(f"--- {path}\n{text}")
 
 
-def print_submitted(console: Console, name: str, jobs: list[Submitted]) -> None:
-    """Print what became of every stage that was to be submitted, and where to look."""
+def print_submitted(console: Console, name: str, jobs: list[Submitted], option: str) -> None:
+    """Print what became of every stage that was to be submitted, and where to look.
+
+    ``option``: what a command line needs to find the cluster.
+    """
     table = Table(title=f"experiment {name}", title_justify="left")
     for column in ("stage", "outcome", "job"):
         table.add_column(column)
     for job in jobs:
         table.add_row(*map(escape, (job.name, job.outcome, ", ".join(job.ids))))
     console.print(table)
-    console.print(f"longrun status {name}", highlight=False)
+    console.print(f"longrun status {name}{option}", soft_wrap=True, highlight=False)
 
 
 def print_rows(console: Console, rows: list[StageRow], silent: str) -> None:

@@ -6,6 +6,7 @@ keys, keys that the executor has no use for and references to nothing stop the p
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -186,11 +187,17 @@ class Cluster(Settings):
     ssh: SshSettings | None = None
     """Null: this machine is a login node."""
     _name: str = PrivateAttr("local")
+    _option: str = PrivateAttr("")
 
     @property
     def name(self) -> str:
         """What the file is called, without its ending."""
         return self._name
+
+    @property
+    def option(self) -> str:
+        """What a command line needs to find this file again, with a space in front."""
+        return self._option
 
     def image(self, container: str | None) -> str | None:
         """Return the image that a short name, an image or the default stands for; None: none.
@@ -247,7 +254,13 @@ def load_cluster(name: str | None, folder: Path | None = None) -> Cluster:
     Raises:
         ConfigError: there is no such file (the known names are given), or a key in it is wrong.
     """
-    chosen = name or os.environ.get(CLUSTER_VARIABLE)
+    cluster = _choose(name or os.environ.get(CLUSTER_VARIABLE), folder)
+    words = {"--cluster": name, "--config_dir": folder and str(folder)}
+    cluster._option = "".join(f" {key} {shlex.quote(word)}" for key, word in words.items() if word)
+    return cluster
+
+
+def _choose(chosen: str | None, folder: Path | None) -> Cluster:
     if chosen is None:
         return Cluster(executor="local")
     if chosen.endswith((".yaml", ".yml")) or "/" in chosen:

@@ -72,6 +72,9 @@ class StageConfig(Settings):
     """Raised by the stage when the same settings and inputs give other output than before: what
     was made is then stale. Any other change of the program leaves finished stages as they are."""
 
+    another: ClassVar[str] = "Name another output_dir"
+    """What to do to have other output beside what was made."""
+
     output_dir: Path
     """Folder that the stage fills; created when missing."""
 

@@ -1,7 +1,7 @@
 """The settings of training, of its proof and of averaging: one class per verb, and their parts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -161,8 +161,9 @@ class TrainConfig(EngineConfig):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: PositiveInt | None = None
     """Newest checkpoints to keep; null: all."""
-    keep_steps: list[PositiveInt] = []
-    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged."""
+    keep_steps: list[PositiveInt] = execution([])
+    """Steps to save whatever ``save_interval`` is, and to keep: those that will be averaged.
+    Another list leaves a finished training run as it is."""
     guard: GuardSettings = GuardSettings()
     """What happens to a step whose loss or gradient is out of bounds."""
     validation_interval: PositiveInt | None = None
@@ -172,9 +173,9 @@ class TrainConfig(EngineConfig):
     prefetch_batches: NonNegativeInt = execution(2)
     """Batches that are read ahead while a step runs; 0: none."""
     tensorboard: bool = execution(False)
-    """Write ``tensorboard/`` too; needs ``longrun[tensorboard]``."""
+    """Write ``tensorboard/`` too; needs ``pip install tensorboard``."""
     wandb: WandbSettings | None = execution(None)
-    """Send the metrics to Weights & Biases too; needs ``longrun[wandb]``."""
+    """Send the metrics to Weights & Biases too; needs ``pip install wandb``."""
     peak_flops: Positive | None = execution(None)
     """Operations per second that a device reaches at most, for the utilisation in the metrics;
     null: what its maker states, if the device is known."""
@@ -224,6 +225,11 @@ class VerifyConfig(EngineConfig):
 
 class AverageConfig(StageConfig):
     """Average checkpoints of one training into a Hugging Face model."""
+
+    another: ClassVar[str] = (
+        "Name another output_dir (in a `train` command: --num_training_jobs=0"
+        " --final_nemo_path=FOLDER)"
+    )
 
     checkpoints: Path = source()
     """Output folder of ``train``."""

@@ -206,7 +206,7 @@ def start_command(command: Command, watcher: Watcher) -> JobHandle:
         if state.live:
             raise LaunchError(
                 f"experiment {command.expname} is {state.state} ({state.reason}); choose another"
-                f" --expname, or end it: longrun cancel {command.expname}"
+                f" --expname, or end it: longrun cancel {command.expname}{cluster.option}"
             )
         write_graph(experiment, cluster, {job.name: before})
         _forget_parts(job)

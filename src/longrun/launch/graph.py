@@ -110,7 +110,7 @@ class _Submission:
         if path.read_text() != self.settings_text(stage, job):
             raise ConfigError(
                 f"stage {stage.name} is {state} with other settings; cancel it first:"
-                f" longrun cancel {self.experiment.name}"
+                f" longrun cancel {self.experiment.name}{self.launch.cluster.option}"
             )
 
     def settings_text(self, stage: StagePlan, job: Job) -> str:
@@ -186,7 +186,7 @@ def _check_stale(work: _Submission, stages: list[StagePlan]) -> None:
         row = work.rows[stage.name]
         if row.state == "stale" and row.figures != "an earlier stage will run again":
             raise StaleError(
-                f"stage {stage.name}: {row.figures}; name another output_dir, or run again with"
+                f"stage {stage.name}: {row.figures}. {stage.config.another}, or run again with"
                 " --replace to delete this output"
             )
 

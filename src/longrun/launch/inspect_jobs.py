@@ -92,7 +92,7 @@ def find_place(job_dir: Path, place: str | None) -> Path | None:
     if path.is_dir():
         return None
     if "/" in place:
-        raise ConfigError(f"{place}: no run here; see `longrun status`")
+        raise ConfigError(f"{place}: no run here; runs are looked for by name in {job_dir}")
     return find_experiment(job_dir, place).folder
 
 
@@ -174,7 +174,7 @@ def cancel_jobs(job_dir: Path, place: str, name: str | None) -> list[str]:
 def _jobs_of(job_dir: Path, place: str) -> tuple[Path, tuple[Node, ...]]:
     found = find_place(job_dir, place)
     if found is None:
-        raise ConfigError(f"{place}: no run here; see `longrun status`")
+        raise ConfigError(f"{place}: no run here; runs are looked for by name in {job_dir}")
     folder = (open_run(found).output_dir if found.is_file() else found).resolve()
     return folder, read_graph(folder).jobs
 

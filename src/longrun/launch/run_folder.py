@@ -47,7 +47,7 @@ def open_run(place: Path) -> Recipe:
     """
     path = place / RECIPE_NAME if place.is_dir() else place
     if not path.exists():
-        raise ConfigError(f"{place}: no run here ({RECIPE_NAME} is missing); see `longrun status`")
+        raise ConfigError(f"{place}: no run here ({RECIPE_NAME} is missing)")
     return load_recipe(path, [])
 
 

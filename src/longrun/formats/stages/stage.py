@@ -132,7 +132,7 @@ def open_stage(verb: str, config: StageConfig) -> Iterator[Stage]:
     with full_disk_named(folder / STARTED_NAME):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        finished = _existing(folder, identity)
+        finished = _existing(folder, identity, config.another)
         started_at = time.time()
         if finished is None:
             remove_leftovers(folder)
@@ -178,7 +178,7 @@ def compare(folder: Path, identity: Identity) -> list[str]:
     return found or [f"{identity.verb} was {old.get('verb')}"]
 
 
-def _existing(folder: Path, identity: Identity) -> Manifest | None:
+def _existing(folder: Path, identity: Identity, another: str) -> Manifest | None:
     finished, started = (folder / MANIFEST_NAME).exists(), (folder / STARTED_NAME).exists()
     files = [path.name for path in folder.iterdir() if path.name not in _NOT_OUTPUT]
     files = [name for name in files if not name.endswith(".tmp")]
@@ -194,7 +194,7 @@ def _existing(folder: Path, identity: Identity) -> Manifest | None:
     if found:
         raise StaleError(
             f"{folder}: holds output of other settings or inputs: {'; '.join(found)}."
-            " Name another output_dir, or run again with --replace to delete this output"
+            f" {another}, or run again with --replace to delete this output"
         )
     if not finished:
         return None
