@@ -30,6 +30,9 @@ class SandboxSettings(Settings):
     """Address space of the process that runs the code."""
     output_chars: PositiveInt = 1000
     """Longer output is cut, as the model would see it."""
+    packages: list[str] = ["numpy", "sympy"]
+    """Modules that the code must be able to import; without one of them the stage refuses. Others
+    often have ``scipy`` and ``pandas`` too (``pip install 'longrun[sandbox]'``)."""
 
 
 class EndpointSettings(Settings):

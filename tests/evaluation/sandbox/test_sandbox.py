@@ -228,16 +228,91 @@ def test_bytes_that_are_no_text_become_marks_and_nothing_fails(sandboxes, mode):
 
 
 @pytest.mark.parametrize("mode", BOTH)
-def test_an_error_is_shown_without_the_frames_of_the_worker(sandboxes, mode):
+def test_an_error_is_shown_with_its_lines_and_without_the_frames_of_the_worker(sandboxes, mode):
     session = sandboxes(mode).open_session()
-    execution = session.run("print(1)\ndef f(): return 1 / 0\nf()")
+    execution = session.run("print(1)\ndef f(): return [][3]\nf()")
     assert execution.failed
-    assert execution.text == (
-        "1\nTraceback (most recent call last):\n"
-        '  File "<code>", line 3, in <module>\n  File "<code>", line 2, in f\n'
-        "ZeroDivisionError: division by zero\n"
-    )
+    lines = [line for line in execution.text.splitlines() if set(line) - set(" ^~")]
+    assert lines == [
+        "1",
+        "Traceback (most recent call last):",
+        '  File "<code>", line 3, in <module>',
+        "    f()",
+        '  File "<code>", line 2, in f',
+        "    def f(): return [][3]",
+        "IndexError: list index out of range",
+    ]
+    later = session.run("2\nf()").text
+    assert '  File "<code 2>", line 2, in <module>\n    f()' in later
+    assert '  File "<code>", line 2, in f\n    def f(): return [][3]' in later
     session.close()
+
+
+FOREIGN_ERRORS = {
+    "a name": ("foo", "NameError: name 'foo' is not defined"),
+    "syntax": ("x = 1\nprint('a'", "print('a'\n         ^\nSyntaxError: '(' was never closed"),
+    "indentation": ("if 1:\nx", "IndentationError"),
+    "a bracket": ("def f(:\n  pass", "    def f(:\n          ^\nSyntaxError"),
+    "a library": ("import json\njson.loads('{')", 'File "json/decoder.py"'),
+    "a package": ("import numpy\nnumpy.linalg.inv(numpy.ones((2, 3)))", 'File "numpy/linalg/'),
+    "source in source": ("exec('x ===')", 'File "<string>", line 1'),
+    "a tree": ("import ast\nast.parse('x ===')", 'File "ast.py"'),
+    "a cause": (
+        "import json\ntry: json.loads('{')\nexcept ValueError as e: raise KeyError from e",
+        'File "json/decoder.py"',
+    ),
+    "several": (
+        "import json\ndef f():\n try: json.loads('{')\n except ValueError as e: return e\n"
+        "raise ExceptionGroup('two', [f(), f()])",
+        'File "json/decoder.py"',
+    ),
+    "a warning": (
+        "import warnings, sys\nwarnings.warn_explicit('care', UserWarning,"
+        " sys.prefix + '/x.py', 3)\n1 / 0",
+        "UserWarning: care",
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", FOREIGN_ERRORS)
+def test_no_error_names_a_folder_of_this_machine(sandboxes, mode, name):
+    code, shown = FOREIGN_ERRORS[name]
+    session = sandboxes(mode).open_session()
+    text = session.run(code).text
+    session.close()
+    assert shown in text
+    folders = {"worker.py", "/lib/python", *(path for path in sys.path if len(path) > 1)}
+    assert not [each for each in (*folders, sys.prefix, sys.base_prefix) if each in text]
+
+
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("print(len(str(10**5000)))", "5001\n"),
+        ("2**20000 % 10**9", "406309376\n"),
+        ("print(2**20000)", "<output cut>"),
+        ("int('7' * 5000) % 10", "7\n"),
+        ("    x = 1\n    print(x)", "1\n"),
+        ("x = 5\r\nprint(x)\r\n", "5\n"),
+        ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f))", "def f(): return 1\n\n"),
+        ("import numpy, sympy\nprint(sympy.sqrt(8), numpy.arange(3).sum())", "2*sqrt(2) 3\n"),
+    ],
+)
+def test_what_other_systems_run_runs(sandboxes, mode, code, shown):
+    session = sandboxes(mode).open_session()
+    execution = session.run(code)
+    session.close()
+    assert execution.status == "completed", execution.text
+    assert execution.text.endswith(shown)
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_package_that_is_missing_is_named_at_the_start(mode):
+    settings = SandboxSettings(isolation=mode, packages=["numpy", "longrun_nothing"])
+    with pytest.raises(ResourceError, match=r"sandbox\.packages: longrun_nothing cannot.*pip"):
+        Sandbox(settings)
 
 
 @pytest.mark.parametrize("mode", BOTH)

@@ -40,18 +40,28 @@ class Call:
 def find_call(text: str, style: CodeStyle) -> Call | None:
     """Return the first complete call in ``text``, or None.
 
-    A closing tag that is also an ordinary fence counts only at the start of a line.
+    Models write tags with less care than the records they learned from: all on one line, spaces or
+    a carriage return behind a tag. A begin tag that has its line for itself
+    is preferred to one that is only mentioned. A closing tag that is also an ordinary fence counts
+    only at the start of a line, and such a begin tag only at the end of one.
     """
-    begin = text.find(style.begin)
-    if begin < 0:
-        return None
-    tag = style.end.rstrip("\n")
-    inside = begin + len(style.begin)
-    pattern = rf"(?<=\n){re.escape(tag)}" if style.begin.startswith(tag) else re.escape(tag)
-    match = re.compile(pattern).search(text, inside)
-    if match is None:
-        return None
-    return Call(begin, text[inside : match.start()], match.end())
+    tag, opening = style.end.rstrip("\n"), style.begin.rstrip("\n")
+    is_fence = opening.startswith(tag)
+    before = r"(?<=\n)" if is_fence else ""
+    for pattern in _openings(opening, is_fence):
+        for begin in re.finditer(pattern, text):
+            end = re.compile(before + re.escape(tag)).search(text, begin.end())
+            if end is not None:
+                return Call(begin.start(), text[begin.end() : end.start()], end.end())
+    return None
+
+
+def _openings(opening: str, is_fence: bool) -> list[str]:
+    """Return patterns of the begin tag, from the surest to the loosest."""
+    word = re.escape(opening)
+    sure = [rf"(?m:^){word}[ \t\r]*\n", rf"{word}[ \t\r]*\n"]
+    # Several on one line before the end tag: the last one; the others are only mentioned.
+    return sure if is_fence else [*sure, rf"{word}[ \t]*(?!.*{word})"]
 
 
 class CodeCalls:

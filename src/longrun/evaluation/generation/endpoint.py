@@ -175,24 +175,28 @@ class EndpointDecoder:
         """
         asked: dict[Future[Any], Solution] = {}
         most, num_paused = self._config.endpoint.concurrency, 0
+        going: list[Solution] = []
         threads = ThreadPoolExecutor(most)
         try:
             while True:
                 answered = calls.collect(wait=False) if calls is not None else []
                 num_paused -= len(answered)
                 yield from (one for one in answered if one.finish is not None)
-                going = [one for one in answered if one.finish is None]
+                going += [one for one in answered if one.finish is None]
                 room = max(0, most - len(asked) - len(going) - num_paused)
                 for solution in [*going, *islice(waiting, room)]:
                     asked[threads.submit(self._complete, solution)] = solution
+                going = []
                 if not asked and not num_paused:
                     return
                 for solution in self._collect(asked, calls):
-                    if solution.finish is None and calls is not None:
+                    if solution.finish is not None or calls is None:
+                        yield solution
+                    elif self._has_call(solution):
                         calls.begin(solution)
                         num_paused += 1
                     else:
-                        yield solution
+                        going.append(solution)
         finally:
             self._client.give_up()
             threads.shutdown(cancel_futures=True)
@@ -243,10 +247,12 @@ class EndpointDecoder:
         tokens = completion.tokens
         if tokens is None or completion.text != self._prompter.decode(tokens):
             tokens = self._prompter.encode(completion.text)
-        if self._stopped_at_call(solution, completion):
+        if self._stopped_at_tag(solution, completion):
             if not completion.text.endswith(self._tag):
                 tokens = self._prompter.encode(completion.text + self._tag)
             solution.tokens += tokens
+            if len(solution.tokens) >= solution.most_tokens and not self._has_call(solution):
+                solution.finish = "length"
             return
         solution.tokens += tokens
         if completion.finish_reason == "length":
@@ -255,15 +261,24 @@ class EndpointDecoder:
             solution.tokens.append(self._prompter.stop_id)
             solution.finish = "stop"
 
-    def _stopped_at_call(self, solution: Solution, completion: Completion) -> bool:
-        """Say whether the text ended at the end tag of a call, whether or not it was sent along."""
+    def _stopped_at_tag(self, solution: Solution, completion: Completion) -> bool:
+        """Say whether the text ended at the end tag of a call, whether or not it was sent along.
+
+        A tag that ends no call is text like any other: the solution goes on. A server that does not
+        say why it stopped is believed to have stopped at the tag only where that completes a call.
+        """
         if solution.problem.mode != "tir" or completion.finish_reason != "stop":
             return False
         if isinstance(completion.stop_reason, int):
             return False
-        style, text = self._prompter.conversation.code, completion.text
-        closed = text if text.endswith(self._tag) else text + self._tag
-        return find_call(closed, style) is not None
+        if completion.text.endswith(self._tag) or completion.stop_reason == self._tag:
+            return True
+        written = self._prompter.decode(solution.segment) + completion.text
+        return find_call(written + self._tag, self._prompter.conversation.code) is not None
+
+    def _has_call(self, solution: Solution) -> bool:
+        written = self._prompter.decode(solution.segment)
+        return find_call(written, self._prompter.conversation.code) is not None
 
 
 def read_completion(answer: Any) -> Completion:

@@ -71,6 +71,7 @@ def _limits(settings: SandboxSettings, uid: int | None, *, shut_in: bool) -> str
             "confine": not shut_in,
             "filter": (build_filter() or b"").hex(),
             "output_chars": settings.output_chars,
+            "packages": settings.packages,
             "timeout_seconds": settings.timeout_seconds,
         }
     )

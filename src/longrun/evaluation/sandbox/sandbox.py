@@ -143,7 +143,16 @@ class Sandbox:
         return worker
 
     def _check_means(self, hello: dict[str, Any]) -> None:
-        """Refuse bubblewrap without the filter, which it relies on; say what else is missing."""
+        """Refuse bubblewrap without the filter, which it relies on, and packages that are missing.
+
+        What else is missing is said.
+        """
+        if hello["missing"]:
+            raise ResourceError(
+                f"sandbox.packages: {', '.join(hello['missing'])} cannot be imported by"
+                f" {sys.executable}; pip install them ('longrun[sandbox]' has the usual ones)"
+                " or leave them out for a model that does not use them"
+            )
         if not hello["filtered"] and self._bubblewrap:
             why = "this kernel or processor has no system-call filter"
             raise ResourceError(_cannot_start(self.settings, why))

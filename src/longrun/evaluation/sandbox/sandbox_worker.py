@@ -14,15 +14,19 @@ notices.
 
 import ast
 import ctypes
+import importlib.util
 import io
 import json
+import linecache
 import os
 import resource
 import signal
 import struct
 import sys
+import textwrap
 import traceback
 import types
+import warnings
 from typing import Any
 
 _SET_SECCOMP, _FILTER_MODE, _SET_NO_NEW_PRIVILEGES, _SET_DUMPABLE = 22, 2, 38, 4
@@ -38,6 +42,8 @@ _LATER_CHANGES = {2: 1 << 13, 3: 1 << 14}
 _STACK_BYTES = 8 << 20
 _OPEN_FILES = 64
 CUT = "<output cut>"
+LIBRARIES = sorted((path for path in sys.path if path), key=len, reverse=True)
+"""Folders of modules, the longest first."""
 
 
 class TimeLimit(BaseException):
@@ -181,14 +187,26 @@ def run_block(
 
 def execute(code: str, namespace: dict[str, Any], printed: CappedText) -> None:
     """Execute statements; show the value of a last expression as a notebook does."""
-    tree = ast.parse(code, "<code>")
+    if code[:1] in (" ", "\t"):
+        code = textwrap.dedent(code)
+    name = remember_lines(code)
+    # Not by ast.parse, which would stand in the error of a block that is no Python.
+    tree: Any = compile(code, name, "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "<code>", "exec"), namespace)
+    exec(compile(tree, name, "exec"), namespace)
     if isinstance(last, ast.Expr):
         expression = ast.Expression(last.value)
-        value = eval(compile(expression, "<code>", "eval"), namespace)
+        value = eval(compile(expression, name, "eval"), namespace)
         if value is not None:
             printed.write(repr(value) + "\n")
+
+
+def remember_lines(code: str) -> str:
+    """Return the name of a block, under which errors find its lines: ``<code>``, ``<code 2>``."""
+    blocks = sum(name.startswith("<code") for name in linecache.cache)
+    name = f"<code {blocks + 1}>" if blocks else "<code>"
+    linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+    return name
 
 
 def stop_block(number: int, frame: types.FrameType | None) -> None:
@@ -197,16 +215,37 @@ def stop_block(number: int, frame: types.FrameType | None) -> None:
 
 
 def describe(error: BaseException, most_chars: int) -> str:
-    """Return the traceback below this file; of a long one the end, which names the error."""
+    """Return the traceback of the code; of a long one the end, which names the error."""
     try:
-        frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-            frames = frames.tb_next
-        lines = traceback.format_exception(type(error), error, frames, limit=-4)
-        text = "".join(lines)
+        told = traceback.TracebackException.from_exception(error, limit=-8)
+        strip_paths(told, set())
+        text = "".join(told.format())
         return text if len(text) <= most_chars else CUT + text[len(CUT) - most_chars :]
     except BaseException:  # noqa: BLE001  (an exception whose text raises)
         return type(error).__name__ + "\n"
+
+
+def strip_paths(told: traceback.TracebackException | None, seen: set[int]) -> None:
+    """Leave this file out, and the folders of this machine before the names of libraries."""
+    if told is None or id(told) in seen:
+        return
+    seen.add(id(told))
+    frames = [frame for frame in told.stack if frame.filename != __file__]
+    for frame in frames:
+        frame.filename = strip_path(frame.filename)
+    told.stack[:] = frames[-4:]
+    if getattr(told, "filename", None):
+        told.filename = strip_path(str(told.filename))
+    for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
+        strip_paths(other, seen)
+
+
+def strip_path(path: str) -> str:
+    """Return ``numpy/linalg/_linalg.py`` for such a file, wherever its library lies."""
+    for folder in LIBRARIES:
+        if path.startswith(folder + os.sep):
+            return path[len(folder) + 1 :]
+    return os.path.basename(path) if os.path.isabs(path) else path
 
 
 def read_frame(source: io.FileIO) -> bytes:
@@ -233,15 +272,34 @@ def write_frame(sink: io.FileIO, message: dict[str, Any]) -> None:
         left = left[sink.write(left) :]
 
 
+def prepare_python() -> None:
+    """Let integers of any size print, and warnings name no folder of this machine."""
+    sys.set_int_max_str_digits(0)
+    plain = warnings.formatwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        return plain(message, category, strip_path(filename), lineno, line)
+
+    warnings.formatwarning = show
+
+
 def main() -> None:
     """Serve blocks until the requests end."""
     limits = json.loads(sys.argv[1])
+    prepare_python()
+    missing = [name for name in limits["packages"] if importlib.util.find_spec(name) is None]
     source, sink = io.FileIO(os.dup(0), "r"), io.FileIO(os.dup(1), "w")
     means = limit_self(limits)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    write_frame(sink, {"ready": True, **means})
+    write_frame(sink, {"ready": True, "missing": missing, **means})
     # A module of their own, so that blocks do not meet the names of this file.
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     while True:
