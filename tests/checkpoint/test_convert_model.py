@@ -106,3 +106,22 @@ def test_a_folder_without_weights_is_refused(make_model, convert):
     (model / "model.safetensors").unlink()
     with pytest.raises(InputError, match="save it as safetensors"):
         convert(model)
+
+
+def test_a_model_without_its_output_matrix_is_not_copied(make_model, convert):
+    model = make_model(tied=False)
+    tensors = load_file(model / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"missing lm_head\.weight; unknown none"):
+        convert(model)
+    assert not (model.parent / "out" / "model").exists()
+
+
+def test_a_model_in_another_type_has_one_type_in_its_config(make_model, convert):
+    model = make_model()
+    config = json.loads((model / "config.json").read_text())
+    config |= {"dtype": "float32", "torch_dtype": None}
+    (model / "config.json").write_text(json.dumps(config))
+    made = json.loads((convert(model, dtype="bfloat16") / "config.json").read_text())
+    assert made["dtype"] == made["torch_dtype"] == "bfloat16"

@@ -93,6 +93,15 @@ NORM = "model.norm.weight"
         (lambda t: t.update(other=torch.zeros(1)), r"missing none; unknown other"),
         (lambda t: t.update({NORM: torch.ones(3)}), r"norm\.weight has shape \[3\] .*\[16\]"),
         (lambda t: t[NORM].fill_(torch.nan), r"norm\.weight has 16 weights that are NaN or inf"),
+        (
+            lambda t: t.update({NORM: torch.ones(16, dtype=torch.int8)}),
+            r"norm\.weight has type I8, which is no type of weights",
+        ),
+        (
+            lambda t: t.update({NORM: torch.ones(16).to(torch.float8_e4m3fn)}),
+            r"norm\.weight has type F8_E4M3, .*dequantise",
+        ),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(3, 16)}), r"lm_head.* \[259, 16\]"),
         (lambda t: t.update({"lm_head.weight": torch.zeros(259, 16)}), r"lm_head\.weight differs"),
     ],
 )
@@ -141,13 +150,15 @@ def test_missing_and_damaged_files_are_named(make_model):
     names = [n for n, _ in Decoder(read_arch(folder), backend="sdpa").named_parameters()]
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"lies beside model\.safetensors\.index\.json"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"model-00001-of-00002\.safetensors: is missing"):
         load(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(InputError, match=r"index\.json: is damaged"):
         load(folder)
     (folder / "model.safetensors.index.json").unlink()
-    (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"has neither model\.safetensors nor"):
         load(folder)
 
@@ -155,3 +166,31 @@ def test_missing_and_damaged_files_are_named(make_model):
 def test_no_weight_that_is_not_finite_is_ever_written(tmp_path):
     with pytest.raises(InputError, match=r"w has 1 weights that are NaN or infinite"):
         write_weights(tmp_path, {"w": (2,)}, lambda _: torch.tensor([1.0, 1e39]), torch.bfloat16)
+
+
+def test_an_adapter_is_not_taken_for_a_model(make_model):
+    folder = make_model()
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"adapter_config\.json: is an adapter; merge it"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "a/b.safetensors"])
+def test_an_index_names_files_beside_it(name, make_model):
+    folder = make_model()
+    index = {"weight_map": {NORM: name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"lies in another folder"):
+        load(folder)
+
+
+def test_a_tensor_in_two_files_is_refused(make_model):
+    folder = make_model()
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "one.safetensors")
+    save_file({NORM: tensors[NORM] + 1}, folder / "two.safetensors")
+    mapping = dict.fromkeys(tensors, "one.safetensors") | {NORM: "two.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=rf"two.safetensors: holds {NORM}, as one.safetensors"):
+        load(folder)

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from longrun.checkpoint.model_folder import (
     check_same_tokenizer,
     edit_context,
+    portable_config,
     read_arch,
     read_config,
     read_tokenizer,
@@ -15,7 +16,20 @@ from longrun.checkpoint.model_folder import (
 )
 from longrun.config.training import ContextEdit
 from longrun.errors import InputError
-from longrun.nn.architecture import YarnRopeScaling
+from longrun.nn.architecture import Arch
+from longrun.nn.positions import YarnRopeScaling
+
+MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 64,
+}
 
 
 def edit(path, **changes):
@@ -78,20 +92,18 @@ def test_companions_carry_stop_token_tokenizer_and_conversation(tokenizer_folder
     out.mkdir()
     write_companions(
         out,
-        {"model_type": "qwen2", "torch_dtype": "float16", "eos_token_id": 1},
+        MODEL
+        | {"torch_dtype": "float16", "dtype": "float32", "eos_token_id": 1, "bos_token_id": 7},
         dtype="bfloat16",
         tokenizer=tokenizer_folder,
         conversation=conversation,
     )
     config = json.loads((out / "config.json").read_text())
-    assert config == {
-        "model_type": "qwen2",
-        "torch_dtype": "bfloat16",
-        "eos_token_id": 258,
-        "pad_token_id": 256,
-    }
+    assert (config["torch_dtype"], config["dtype"]) == ("bfloat16", "bfloat16")
+    assert (config["eos_token_id"], config["pad_token_id"]) == (258, 256)
+    assert config["architectures"] == ["Qwen2ForCausalLM"]
     generation = json.loads((out / "generation_config.json").read_text())
-    assert generation == {"eos_token_id": [258], "pad_token_id": 256}
+    assert generation == {"eos_token_id": [258], "pad_token_id": 256, "bos_token_id": 7}
     names = {path.name for path in out.iterdir()}
     assert names >= {"tokenizer.json", "chat_template.jinja", "conversation.json"}
 
@@ -103,18 +115,64 @@ NEW = {"rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"}} | {
 
 
 @pytest.mark.parametrize("config", [OLD, NEW])
-def test_positions_are_edited_in_either_spelling(config):
-    edited = edit_context(config, ContextEdit(rope_theta=5e5, max_positions=131_072))
-    assert edited["max_position_embeddings"] == 131_072
-    assert edited.get("rope_parameters", edited)["rope_theta"] == 5e5
-    assert edited.keys() == config.keys()
-    assert edit_context(config, ContextEdit()) == config
+def test_positions_are_edited_in_both_spellings(config):
+    edited = edit_context(config, ContextEdit(rope_theta=5e5, max_positions=131_072), "c")
+    assert edited == {
+        "max_position_embeddings": 131_072,
+        "rope_theta": 5e5,
+        "rope_scaling": None,
+        "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"},
+    }
+    assert edit_context(config, ContextEdit(), "c") == config
+
+
+def test_longer_positions_do_not_change_what_yarn_started_from():
+    config = {"rope_scaling": {"type": "yarn", "factor": 2.0}, "max_position_embeddings": 64}
+    edited = edit_context(config, ContextEdit(max_positions=128), "c")
+    assert edited["rope_scaling"]["original_max_position_embeddings"] == 64
 
 
 def test_positions_that_are_stretched_already_are_not_stretched_again():
-    once = edit_context({"max_position_embeddings": 64}, ContextEdit(yarn_factor=2.0))
+    once = edit_context({"max_position_embeddings": 64}, ContextEdit(yarn_factor=2.0), "c")
     with pytest.raises(InputError, match=r"stretched already \(yarn\)"):
-        edit_context(once, ContextEdit(yarn_factor=2.0))
+        edit_context(once, ContextEdit(yarn_factor=2.0), "c")
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {},
+        {"rope_theta": 5e5, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3, "original_max_position_embeddings": 16},
+        {"rope_parameters": {"type": "yarn", "rope_theta": 5e5, "factor": 2.0}},
+    ],
+)
+def test_an_export_says_the_rotation_in_both_spellings(rope):
+    config = portable_config(MODEL | rope, "float32", "c")
+    old = {name: config[name] for name in config if name != "rope_parameters"}
+    new = {name: config[name] for name in config if name not in ("rope_theta", "rope_scaling")}
+    asked = Arch.from_hf(MODEL | rope, "c")
+    assert asked == Arch.from_hf(config, "c")
+    assert asked == Arch.from_hf(old, "c")
+    assert asked == Arch.from_hf(new, "c")
+    assert portable_config(config, "float32", "c") == config
+
+
+def test_a_window_that_hides_nothing_is_not_exported():
+    window = {"use_sliding_window": False, "sliding_window": 8, "layer_types": ["full_attention"]}
+    config = portable_config(MODEL | window, "float32", "c")
+    assert config["sliding_window"] is None
+    assert "layer_types" not in config
+
+
+def test_a_factor_that_versions_read_differently_is_said(caplog):
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    portable_config(MODEL | {"rope_scaling": yarn}, "float32", "c")
+    assert "is 1 times original_max_position_embeddings, but yarn's factor is 4" in caplog.text
 
 
 @pytest.mark.parametrize("style", ["old", "new"])

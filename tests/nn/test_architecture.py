@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from longrun.errors import InputError
-from longrun.nn.architecture import Arch, Llama3RopeScaling
+from longrun.nn.architecture import Arch
+from longrun.nn.positions import Llama3RopeScaling
 
 BASE: dict[str, Any] = {
     "model_type": "qwen2",
@@ -28,6 +29,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+OLDER_LLAMA3 = {"type" if name == "rope_type" else name: LLAMA3[name] for name in LLAMA3}
 
 
 def read(**changes: Any) -> Arch:
@@ -80,7 +82,7 @@ def test_gives_all_four_projections_a_bias_where_attention_bias_asks_for_it(fami
     [
         {"rope_theta": 500_000.0, "rope_scaling": LLAMA3},
         {"rope_parameters": {**LLAMA3, "rope_theta": 500_000.0}},
-        {"rope_theta": 500_000.0, "rope_scaling": {**LLAMA3, "rope_type": None, "type": "llama3"}},
+        {"rope_theta": 500_000.0, "rope_scaling": OLDER_LLAMA3},
     ],
 )
 def test_reads_old_and_new_spellings_of_the_rotation_alike(rope):
@@ -150,17 +152,41 @@ def test_refuses_a_sliding_window_that_hides_keys(window):
         ({"vocab_size": True}, "vocab_size: is True"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps: is 'small'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: is 1; true or false"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.factor: is missing"),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-            "rope_scaling.original_max_position_embeddings: is missing",
+            {"rope_scaling": {**LLAMA3, "type": "yarn"}},
+            "rope_scaling.type: and rope_type differ",
         ),
+        (
+            {"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}},
+            "rope_scaling: and rope_parameters say different things",
+        ),
+        ({"rope_scaling": {**LLAMA3, "beta_fast": 1}}, "beta_fast: is not a setting of rope_type"),
+        ({"rope_theta": None}, "rope_theta: is null"),
+        ({"rope_theta": 10**400}, "rope_theta: is 1000"),
+        ({"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2}}, "is 1.0; yarn needs"),
+        ({"layer_types": ["full_attention"]}, "layer_types: names 1 layers, .* is 2"),
+        ({"layer_types": ["full_attention", "conv"]}, "layer_types: holds 'conv'"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types: names sliding layers, but use_sliding_window",
+        ),
+        ({"model_type": "llama", "use_sliding_window": True}, "use_sliding_window: asks for"),
+        ({"model_type": "llama", "sliding_window": 8}, "sliding_window: is 8, shorter"),
+        ({"attention_dropout": 0.1}, "attention_dropout: is 0.1; supported: 0; set it to 0"),
+        ({"is_causal": None}, "is_causal: is null; supported: true"),
+        ({"quantization_config": {"bits": 4}}, 'is {"bits": 4}; supported: null; dequantise'),
+        ({"attention_bias": False}, "attention_bias: is false; a qwen2 model always has it true"),
+        ({"architectures": ["Other"]}, "architectures: is \\['Other'\\]; supported: \\['Qwen2For"),
+        ({"dtype": "int8"}, "dtype: is 'int8'; supported: float32, bfloat16"),
+        ({"a_new_one": 0}, "a_new_one: is a field that Longrun does not know"),
         (
             {"rope_parameters": {"rope_type": "linear"}},
             "rope_parameters.rope_type: is 'linear'; supported: default, llama3",
         ),
-        ({"rope_scaling": {"type": "dynamic"}}, "rope_type: is 'dynamic'"),
+        ({"rope_scaling": {"type": "dynamic"}}, "rope_scaling.type: is 'dynamic'"),
         ({"rope_scaling": "llama3"}, "rope_scaling: is 'llama3'; an object"),
-        ({"rope_parameters": {**LLAMA3, "factor": None}}, "rope_parameters.factor: is missing"),
+        ({"rope_parameters": {**LLAMA3, "factor": None}}, "rope_parameters.factor: is null"),
         ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, "low_freq_factor: is 4"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: is not 1"),
         (

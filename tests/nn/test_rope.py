@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from longrun.nn.architecture import Llama3RopeScaling
+from longrun.nn.positions import Llama3RopeScaling
 from longrun.nn.rope import inverse_frequencies, rotate, rotation
 
 CPU = torch.device("cpu")

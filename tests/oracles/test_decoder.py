@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from longrun.checkpoint.weight_files import parameter_shapes
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
 from longrun.nn.pack import Document, build_pack
@@ -124,6 +125,8 @@ def test_a_pack_gives_their_logits_loss_and_gradients_document_by_document(name,
 @pytest.mark.parametrize(("name", "tied"), CASES)
 def test_has_their_parameter_names_and_shapes(name, tied):
     theirs, ours = pair(name, tied)
+    named = {key: list(value.shape) for key, value in ours.named_parameters()}
+    assert parameter_shapes(ours.arch) == named
     for get in (torch.nn.Module.state_dict, lambda model: dict(model.named_parameters())):
         assert {key: value.shape for key, value in get(ours).items()} == {
             key: value.shape for key, value in get(theirs).items()

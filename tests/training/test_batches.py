@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -160,3 +161,19 @@ def test_the_batches_of_a_window_are_not_used_in_the_order_of_their_cost():
         ]
         firsts[int(np.argmin(means))] += 1
     assert set(firsts) == {0, 1, 2, 3}
+
+
+@given(SIZES, st.integers(1, 4), st.integers(1, 3), st.integers(0, 12))
+def test_what_is_left_out_is_what_no_step_used_of_the_epochs_begun(sizes, size, window, steps):
+    documents = documents_of(sizes)
+    costs = tuple(np.arange(len(plan)) % 3 + 1.0 for plan in documents)
+    for batches in (
+        Batches(documents, size, 0),
+        WindowedBatches(documents, size, 0, window, costs),
+    ):
+        used = {pack for step in range(steps) for pack in batches[step]}
+        begun = math.ceil(batches.epochs_before(steps))
+        line = [PackId(e, p) for e in range(begun) for p in range(batches.size(e))]
+        left = batches.left_out(steps)
+        assert len(left) == len(set(left))
+        assert {pack for pack in line if pack not in used} == set(left)

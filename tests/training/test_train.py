@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from longrun.checkpoint.sharded import find_checkpoints
 from longrun.errors import ConfigError, InputError, StaleError
+from longrun.formats.plans import PackSet
 from longrun.formats.stages.manifest import Manifest
 from longrun.training import train as stage
 from longrun.training.metrics import TIMING_FIELDS, read_metrics
@@ -264,6 +265,17 @@ def test_settings_that_do_not_fit_are_refused_before_any_worker_starts(
     monkeypatch.setattr(stage, "run_workers", None)
     with pytest.raises(ConfigError, match=message):
         stage.run(world.config(tmp_path, **settings))
+
+
+def test_packs_that_fill_no_batch_are_named(world, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stage, "run_workers", None)
+    caplog.set_level("INFO")
+    config = world.config(tmp_path, max_steps=None, max_epochs=1, global_batch_size=4)
+    with pytest.raises(TypeError):  # where the workers would start
+        stage.run(config)
+    (line,) = [text for text in caplog.messages if "left out" in text]
+    left = len(PackSet.open(config.packs).plan(0)) % 4
+    assert line.startswith(f"train: {left} packs of the last pass are left out")
 
 
 def test_documents_longer_than_the_positions_of_the_model_are_refused(build_world, tmp_path):

@@ -10,8 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longrun.checkpoint.huggingface import OUTPUT_MATRIX, TensorFiles, write_weights
-from longrun.checkpoint.model_folder import copy_companions, edit_context, read_arch, read_config
+from longrun.checkpoint.huggingface import TensorFiles, write_weights
+from longrun.checkpoint.model_folder import (
+    CONFIG_NAME,
+    copy_companions,
+    edit_context,
+    read_arch,
+    read_config,
+)
+from longrun.checkpoint.weight_files import OUTPUT_MATRIX
 from longrun.config.convert import ConvertConfig
 from longrun.config.settings import MODEL_NAME
 from longrun.errors import ConfigError, InputError
@@ -45,7 +52,7 @@ def run(config: ConvertConfig) -> Manifest:
 
 def _convert(config: ConvertConfig, source: Path, target: Path) -> None:
     arch = read_arch(source, config.context)
-    tensors = TensorFiles(source)
+    tensors = TensorFiles(source, arch)
     shapes = {name: tensors.shape(name) for name in tensors.names}
     if arch.tied and OUTPUT_MATRIX in shapes:
         tensors.check_tied()
@@ -65,7 +72,8 @@ def _convert(config: ConvertConfig, source: Path, target: Path) -> None:
             getattr(torch, dtype),
             max_file_bytes=config.max_shard_mb * 1_000_000,
         )
-    copy_companions(source, target, edit_context(read_config(source), config.context), dtype)
+    edited = edit_context(read_config(source), config.context, str(source / CONFIG_NAME))
+    copy_companions(source, target, edited, dtype)
 
 
 def _only_dtype(tensors: TensorFiles, source: Path) -> str:

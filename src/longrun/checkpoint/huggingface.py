@@ -7,31 +7,31 @@ matrix is never stored twice.
 
 import json
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from longrun.checkpoint.weight_files import (
+    EMBEDDING,
+    INDEX_NAME,
+    OUTPUT_MATRIX,
+    STORED_TYPES,
+    WEIGHTS_NAME,
+    check_weights,
+    opened,
+)
 from longrun.errors import InputError
+from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
 from longrun.parallel.data import own_slices, stored_part
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 MAX_FILE_BYTES = 4 << 30
 """A larger model is written as several files."""
-OUTPUT_MATRIX = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
-_DERIVED = "rotary_emb.inv_freq"
-"""Old exports store this buffer; it follows from the config."""
-
-_STORED_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-"""Names of types in safetensors files."""
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -43,80 +43,43 @@ def load_weights(folder: Path, model: Decoder) -> None:
     Parameters keep their own dtype and device. Nothing is changed unless every name and shape fits.
 
     Raises:
-        InputError: no weights, a missing, unknown or misshapen tensor, a weight that is not
-            finite, or an output matrix that differs from the embedding in a tied model.
+        InputError: as ``check_weights``, a weight that is not finite, or an output matrix that
+            differs from the embedding in a tied model.
     """
-    files = find_tensors(folder)
+    tensors = check_weights(folder, model.arch)
     parameters = dict(model.named_parameters())
-    _check_names(folder, files, parameters.keys(), tied=model.arch.tied)
-    for path in sorted(set(files.values())):
-        with _opened(path) as file:
-            _check_index(path, file.keys(), files)
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                target = parameters.get(name)
-                if target is not None and list(target.shape) != _stored_shape(file, name):
-                    raise InputError.at(path, None, _misshapen(name, file, target))
-    for path in sorted(set(files.values())):
-        with _opened(path) as file:
+    for path in sorted({tensor.path for tensor in tensors.values()}):
+        with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if name in parameters:
                     part = file.get_slice(name)[own_slices(parameters[name])]
                     stored_part(parameters[name]).copy_(_finite(path, name, part))
-    if model.arch.tied and OUTPUT_MATRIX in files:
-        _check_tied(files[OUTPUT_MATRIX], parameters[EMBEDDING])
-
-
-def find_tensors(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor of a model folder with one file or with an index.
-
-    Raises:
-        InputError: there are no safetensors files, or one is missing or damaged.
-    """
-    single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
-    if index.is_file():
-        try:
-            mapping = json.loads(index.read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError.at(index, None, f"is damaged ({error})") from None
-        return {name: folder / file for name, file in mapping.items()}
-    if not single.is_file():
-        raise InputError.at(
-            folder, None, f"has neither {WEIGHTS_NAME} nor {INDEX_NAME}; save it as safetensors"
-        )
-    with _opened(single) as file:
-        return dict.fromkeys(file.keys(), single)
+    if model.arch.tied and OUTPUT_MATRIX in tensors:
+        _check_tied(tensors[OUTPUT_MATRIX].path, parameters[EMBEDDING])
 
 
 class TensorFiles:
     """The tensors of a model folder, read one at a time.
 
     Raises:
-        InputError: see ``find_tensors``.
+        InputError: see ``check_weights``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files = find_tensors(folder)
-        for path in sorted(set(self._files.values())):
-            with _opened(path) as file:
-                _check_index(path, file.keys(), self._files)
+    def __init__(self, folder: Path, arch: Arch) -> None:
+        self._tensors = check_weights(folder, arch)
 
     @property
     def names(self) -> list[str]:
-        """Every tensor but those that follow from the config, file by file."""
-        found = [name for name in self._files if not name.endswith(_DERIVED)]
-        return sorted(found, key=lambda name: (self._files[name], name))
+        """Every tensor, file by file."""
+        return sorted(self._tensors, key=lambda name: (self._tensors[name].path, name))
 
     def shape(self, name: str) -> list[int]:
         """Return the shape of a tensor."""
-        with _opened(self._files[name]) as file:
-            return _stored_shape(file, name)
+        return self._tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """Return the type of a tensor, as torch names it without ``torch.``."""
-        with _opened(self._files[name]) as file:
-            stored: str = file.get_slice(name).get_dtype()
-        known = {name: str(dtype).removeprefix("torch.") for dtype, name in _STORED_DTYPES.items()}
-        return known.get(stored, stored)
+        return self._tensors[name].dtype
 
     def read(self, name: str) -> Tensor:
         """Return a tensor as it is stored.
@@ -124,8 +87,8 @@ class TensorFiles:
         Raises:
             InputError: a weight is not finite.
         """
-        path = self._files[name]
-        with _opened(path) as file:
+        path = self._tensors[name].path
+        with opened(path) as file:
             return _finite(path, name, file.get_tensor(name))
 
     def check_tied(self) -> None:
@@ -134,7 +97,7 @@ class TensorFiles:
         Raises:
             InputError: it differs.
         """
-        _check_tied(self._files[OUTPUT_MATRIX], self.read(EMBEDDING))
+        _check_tied(self._tensors[OUTPUT_MATRIX].path, self.read(EMBEDDING))
 
 
 def write_weights(
@@ -195,15 +158,6 @@ def _file_name(index: int, count: int) -> str:
     return WEIGHTS_NAME if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise InputError.at(path, None, "is missing; copy the whole model folder") from None
-    except SafetensorError as error:
-        raise InputError.at(path, None, f"is damaged ({error}); copy it again") from None
-
-
 def _write_whole(file: IO[bytes], left: memoryview) -> None:
     """Write all of ``left``; one call writes at most 2 GiB, and less on a disk that is filling."""
     while left:
@@ -212,12 +166,13 @@ def _write_whole(file: IO[bytes], left: memoryview) -> None:
 
 def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
     """Return what a safetensors file begins with; the library itself cannot write in pieces."""
+    stored = {name: key for key, name in STORED_TYPES.items()}
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():
         end = begin + prod(shape) * dtype.itemsize
         entries[name] = {
-            "dtype": _STORED_DTYPES[dtype],
+            "dtype": stored[str(dtype).removeprefix("torch.")],
             "shape": list(shape),
             "data_offsets": [begin, end],
         }
@@ -225,46 +180,6 @@ def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _check_names(folder: Path, files: Mapping[str, Path], wanted: object, *, tied: bool) -> None:
-    expected = set(wanted)  # type: ignore[call-overload]  # the keys of a dict
-    optional = {OUTPUT_MATRIX} if tied else set()
-    missing = sorted(expected - files.keys())
-    extra = sorted(
-        name for name in files.keys() - expected - optional if not name.endswith(_DERIVED)
-    )
-    if missing or extra:
-        raise InputError.at(
-            folder,
-            None,
-            f"weights do not match config.json: missing {_few(missing)}; unknown {_few(extra)}",
-        )
-
-
-def _check_index(path: Path, held: Collection[str], files: Mapping[str, Path]) -> None:
-    """Check that a file holds all that the index says it does: what it lacks would stay unset."""
-    absent = sorted({name for name, file in files.items() if file == path}.difference(held))
-    if absent:
-        raise InputError.at(
-            path, None, f"lacks what {INDEX_NAME} says it holds: {_few(absent)}; copy it again"
-        )
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) or "none"
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _misshapen(name: str, file: safe_open, target: Tensor) -> str:
-    return (
-        f"{name} has shape {_stored_shape(file, name)} but config.json asks for"
-        f" {list(target.shape)}; one of them is wrong"
-    )
-
-
-def _stored_shape(file: safe_open, name: str) -> list[int]:
-    return list(file.get_slice(name).get_shape())  # type: ignore[no-untyped-call]  # no stubs
 
 
 def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -276,10 +191,9 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 def _check_tied(path: Path, embedding: Tensor) -> None:
-    with _opened(path) as file:
-        same_shape = _stored_shape(file, OUTPUT_MATRIX) == list(embedding.shape)
-        part = file.get_slice(OUTPUT_MATRIX)[own_slices(embedding)] if same_shape else None
-    if part is None or not torch.equal(part.to(embedding.dtype), stored_part(embedding).cpu()):
+    with opened(path) as file:
+        part = file.get_slice(OUTPUT_MATRIX)[own_slices(embedding)]
+    if not torch.equal(part.to(embedding.dtype), stored_part(embedding).cpu()):
         raise InputError.at(
             path,
             None,

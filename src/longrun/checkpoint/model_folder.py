@@ -5,8 +5,10 @@ wrong folder is refused before any process is started.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from tokenizers import Tokenizer
 from longrun.config.training import ContextEdit
 from longrun.errors import InputError
 from longrun.formats.text.conversation import CONVERSATION_NAME
-from longrun.nn.architecture import Arch
+from longrun.nn.architecture import ARCHITECTURES, Arch
+from longrun.nn.fields import Fields
+from longrun.nn.positions import ROPE_FIELDS, YarnRopeScaling, read_rope, rope_fields
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
@@ -29,6 +33,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+log = logging.getLogger(__name__)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -42,37 +47,82 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_object(folder / CONFIG_NAME)
 
 
-def edit_context(config: Mapping[str, Any], edit: ContextEdit) -> dict[str, Any]:
+def edit_context(
+    config: Mapping[str, Any], edit: ContextEdit, where: str = CONFIG_NAME
+) -> dict[str, Any]:
     """Return the contents of ``config.json`` with the positions changed as ``edit`` says.
 
-    >>> edit_context({"rope_theta": 1e4, "hidden_size": 8}, ContextEdit(rope_theta=5e5))
-    {'rope_theta': 500000.0, 'hidden_size': 8}
+    ``where`` is the file, for the error messages. Changed positions stand in both spellings.
+
+    >>> edited = edit_context({"rope_theta": 1e4}, ContextEdit(rope_theta=5e5))
+    >>> edited["rope_theta"], edited["rope_parameters"]["rope_theta"]
+    (500000.0, 500000.0)
 
     Raises:
-        InputError: positions that are stretched already would be stretched by YaRN.
+        InputError: the positions cannot be read, or are stretched already and would be by YaRN.
     """
-    edited = dict(config)
-    new_style = config.get("rope_parameters") is not None
-    rope = dict(config.get("rope_parameters" if new_style else "rope_scaling") or {})
+    if edit == ContextEdit():
+        return dict(config)
+    fields = Fields(config, where)
+    rope = read_rope(fields)
+    edited = {name: value for name, value in config.items() if name not in ROPE_FIELDS}
     if edit.rope_theta is not None:
-        (rope if new_style else edited)["rope_theta"] = edit.rope_theta
+        rope = replace(rope, theta=edit.rope_theta)
     if edit.yarn_factor is not None:
-        stretched = rope.get("rope_type", rope.get("type", "default"))
-        if stretched != "default":
+        if rope.scaling is not None:
             raise InputError(
-                f"context.yarn_factor: the model's positions are stretched already ({stretched});"
-                " start from the model before that, or leave yarn_factor out"
+                "context.yarn_factor: the model's positions are stretched already"
+                f" ({rope.scaling.rope_type}); start from the model before that, or leave"
+                " yarn_factor out"
             )
-        original = config.get("max_position_embeddings", 0)
-        kept = {key: rope[key] for key in ("rope_theta",) if key in rope}
-        stretch = {"factor": edit.yarn_factor, "original_max_position_embeddings": original}
-        rope = {**kept, "rope_type": "yarn", **stretch}
+        original = fields.count("max_position_embeddings")
+        rope = replace(rope, scaling=YarnRopeScaling.of(edit.yarn_factor, original))
         edited["max_position_embeddings"] = int(original * edit.yarn_factor)
     if edit.max_positions is not None:
         edited["max_position_embeddings"] = edit.max_positions
-    if rope:
-        edited["rope_parameters" if new_style else "rope_scaling"] = rope
-    return edited
+    return {**edited, **rope_fields(rope)}
+
+
+def portable_config(config: Mapping[str, Any], dtype: str, where: str) -> dict[str, Any]:
+    """Return the contents of ``config.json`` so that every reader takes them for one model.
+
+    transformers 4 reads ``rope_theta``, ``rope_scaling`` and ``torch_dtype``, transformers 5
+    ``rope_parameters`` and ``dtype``: both are written, and agree. Windows that hide nothing are
+    left out, because transformers 4.51 applies them whatever ``use_sliding_window`` says; so are
+    the defaults in which versions differ.
+
+    Raises:
+        InputError: the model is not one that Longrun computes.
+    """
+    arch = Arch.from_hf(config, where)
+    _warn_of_another_factor(arch, where)
+    left_out = (*ROPE_FIELDS, "layer_types", "max_window_layers", "use_sliding_window")
+    settings = {name: value for name, value in config.items() if name not in left_out}
+    if arch.family != "llama":
+        settings["sliding_window"] = None
+    return {
+        **settings,
+        **rope_fields(arch.rope),
+        "architectures": [ARCHITECTURES[arch.family]],
+        "num_key_value_heads": arch.num_kv_heads,
+        "tie_word_embeddings": arch.tied,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def _warn_of_another_factor(arch: Arch, where: str) -> None:
+    """Say so where transformers 4.51 makes another model of the positions: nothing can be done."""
+    scaling = arch.rope_scaling
+    if not isinstance(scaling, YarnRopeScaling):
+        return
+    implied = arch.max_positions / scaling.original_max_positions
+    if implied != scaling.factor:
+        log.warning(
+            "%s: max_position_embeddings is %g times original_max_position_embeddings, but yarn's"
+            " factor is %g: transformers 4.51 computes with the former, later ones with the latter",
+            *(where, implied, scaling.factor),
+        )
 
 
 def read_arch(folder: Path, edit: ContextEdit | None = None) -> Arch:
@@ -84,8 +134,8 @@ def read_arch(folder: Path, edit: ContextEdit | None = None) -> Arch:
         InputError: as ``read_config``, an unsupported architecture, or token ids that the
             embedding does not have.
     """
-    config = edit_context(read_config(folder), edit or ContextEdit())
-    arch = Arch.from_hf(config, str(folder / CONFIG_NAME))
+    where = str(folder / CONFIG_NAME)
+    arch = Arch.from_hf(edit_context(read_config(folder), edit or ContextEdit(), where), where)
     if (folder / TOKENIZER_NAME).is_file():
         check_tokenizer_fits(folder, arch, folder)
     return arch
@@ -182,10 +232,12 @@ def write_companions(
         conversation: ``conversation.json`` to copy; None: the model carries no prompts.
     """
     stop, padding = stop_token(tokenizer)
-    name_of_dtype = "torch_dtype" if "torch_dtype" in config else "dtype"
-    settings = {**config, name_of_dtype: dtype, "eos_token_id": stop, "pad_token_id": padding}
+    ends = {"eos_token_id": stop, "pad_token_id": padding}
+    settings = portable_config(config, dtype, str(folder / CONFIG_NAME)) | ends
     _write_object(folder / CONFIG_NAME, settings)
     generation = {"eos_token_id": [stop], "pad_token_id": padding}
+    if isinstance(config.get("bos_token_id"), int):
+        generation["bos_token_id"] = config["bos_token_id"]
     _write_object(folder / GENERATION_NAME, generation)
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
@@ -196,8 +248,8 @@ def write_companions(
 
 def copy_companions(source: Path, target: Path, config: Mapping[str, Any], dtype: str) -> None:
     """Copy everything but the weights into ``target``; ``config`` replaces that of ``source``."""
-    name_of_dtype = "torch_dtype" if "torch_dtype" in config else "dtype"
-    _write_object(target / CONFIG_NAME, {**config, name_of_dtype: dtype})
+    settings = portable_config(config, dtype, str(source / CONFIG_NAME))
+    _write_object(target / CONFIG_NAME, settings)
     for name in (*TOKENIZER_FILES, GENERATION_NAME, CONVERSATION_NAME):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -208,7 +260,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError.at(path.parent, None, f"has no {path.name}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError.at(path, None, f"is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError.at(path, None, "is not a JSON object")

@@ -1,7 +1,7 @@
 """The settings of ``convert``: one artefact in, the same in another form out."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -19,6 +19,8 @@ _BELONGS = {
 
 class ConvertConfig(StageConfig):
     """Bring a model, packs, or NeMo's three padded .npy arrays of packs into another form."""
+
+    output_revision: ClassVar[int] = 2
 
     model: Path | None = model_source(None)
     """Hugging Face model folder to write anew as ``model``."""

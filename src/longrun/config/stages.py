@@ -6,7 +6,7 @@ second stage live where both are at hand.
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -91,6 +91,8 @@ class TrainTokenizerConfig(StageConfig):
 
 class InitModelConfig(StageConfig):
     """Make a randomly initialised Qwen2-architecture model as a Hugging Face folder."""
+
+    output_revision: ClassVar[int] = 2
 
     tokenizer: Path = source()
     """Hugging Face folder whose tokenizer the model gets; sets the size of the vocabulary."""

@@ -139,6 +139,8 @@ class EngineConfig(StageConfig):
 class TrainConfig(EngineConfig):
     """Fine-tune a model on packs; one command for one process or many."""
 
+    output_revision: ClassVar[int] = 2
+
     max_steps: PositiveInt | None = None
     """Optimizer steps; null: what ``max_epochs`` gives."""
     max_epochs: Positive = 1.0
@@ -230,6 +232,7 @@ class AverageConfig(StageConfig):
         "Name another output_dir (in a `train` command: --num_training_jobs=0"
         " --final_nemo_path=FOLDER)"
     )
+    output_revision: ClassVar[int] = 2
 
     checkpoints: Path = source()
     """Output folder of ``train``."""

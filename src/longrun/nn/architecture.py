@@ -1,55 +1,34 @@
 """The architecture of a decoder, read from a Hugging Face ``config.json``.
 
-Accepts the keys of old files (``rope_theta``, ``rope_scaling``) and of new ones
-(``rope_parameters``). A setting that the decoder does not compute is refused by name: nothing is
-ever approximated or ignored. This module never reads a file and never imports torch.
+Accepts the keys of old files and of new ones. Every field is used, held to the value that is
+computed, or known to be harmless (``longrun.nn.known_fields``); anything else is refused by name:
+nothing is ever approximated or ignored. This module never reads a file and never imports torch.
 
-Defaults that stand in for missing keys are those of transformers 5: ``rope_theta`` 10,000,
-``tie_word_embeddings`` false, ``sliding_window`` 4,096 for Mistral.
+Where transformers 5 has a default for a missing key that decides the computation, it is taken
+(``tie_word_embeddings`` false, ``rope_theta`` 10,000, ``sliding_window`` 4,096 for Mistral) or the
+key is asked for (sizes, ``rms_norm_eps``).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
-from longrun.errors import InputError
+from longrun.nn.fields import Fields
+from longrun.nn.known_fields import check_fields
+from longrun.nn.positions import Rope, RopeScaling, read_rope
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral"]
 FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "mistral")
-ROPE_TYPES = ("default", "llama3", "yarn")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Llama3RopeScaling:
-    """Stretch the slow rotations only. Source: Llama 3.1, ``rope_type: llama3``."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
-    """``original_max_position_embeddings``: positions of the pre-training, in tokens."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class YarnRopeScaling:
-    """Stretch slow rotations, blend channel by channel, and sharpen the attention.
-
-    Source: YaRN (Peng et al. 2023, arXiv:2309.00071), ``rope_type: yarn``.
-    """
-
-    factor: float
-    original_max_positions: int
-    """``original_max_position_embeddings``: positions of the pre-training, in tokens."""
-    beta_fast: float = 32.0
-    """Channels with more turns than this over the original positions are left alone."""
-    beta_slow: float = 1.0
-    """Channels with fewer turns are divided by ``factor``."""
-    attention_factor: float
-    """What cosines and sines are multiplied with; the paper's ``0.1 ln(factor) + 1``."""
-
-
-RopeScaling = Llama3RopeScaling | YarnRopeScaling
+ARCHITECTURES: Mapping[Family, str] = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+}
+"""What transformers and inference engines call the decoder of a family."""
+FLOAT_TYPES = ("float32", "bfloat16", "float16", "float64")
+"""Types of weights, as torch names them without ``torch.``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,19 +64,20 @@ class Arch:
 
         Raises ``InputError`` naming the field, its value and what is supported.
         """
-        fields = _Fields(config, where)
-        family = fields.one_of("model_type", FAMILIES)
+        fields = Fields(config, where)
+        family = cast(Family, fields.one_of("model_type", FAMILIES))
+        check_fields(fields)
         fields.one_of("hidden_act", ("silu",), default="silu")
-        fields.refuse_true("mlp_bias")
-        fields.refuse_true("is_encoder_decoder")
+        _check_class(fields, family)
+        read_dtype(fields)
         num_heads = fields.count("num_attention_heads")
         num_layers = fields.count("num_hidden_layers")
         max_positions = fields.count("max_position_embeddings")
         _refuse_sliding_window(fields, family, num_layers, max_positions)
-        attention_bias = family in ("llama", "qwen3") and fields.flag("attention_bias")
-        rope = _rope_settings(fields)
+        attention_bias = _attention_bias(fields, family)
+        rope = read_rope(fields)
         return cls(
-            family=cast(Family, family),
+            family=family,
             vocab_size=fields.count("vocab_size"),
             hidden_size=fields.count("hidden_size"),
             intermediate_size=fields.count("intermediate_size"),
@@ -106,8 +86,8 @@ class Arch:
             num_kv_heads=_num_kv_heads(fields, family, num_heads),
             head_dim=_head_dim(fields, family, num_heads),
             norm_eps=fields.number("rms_norm_eps"),
-            rope_theta=rope.number("rope_theta", default=10_000.0),
-            rope_scaling=_rope_scaling(rope),
+            rope_theta=rope.theta,
+            rope_scaling=rope.scaling,
             qkv_bias=family == "qwen2" or attention_bias,
             output_bias=attention_bias,
             qk_norm=family == "qwen3",
@@ -115,62 +95,46 @@ class Arch:
             max_positions=max_positions,
         )
 
-
-class _Fields:
-    """Typed reads from a parsed JSON object, with errors that name the field."""
-
-    def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
-        self.values = values
-        self.where = where
-        self.prefix = prefix
-
-    def fail(self, field: str, problem: str) -> NoReturn:
-        raise InputError.at(self.where, None, f"{self.prefix}{field}: {problem}")
-
-    def has(self, field: str) -> bool:
-        return self.values.get(field) is not None
-
-    def number(self, field: str, default: float | None = None) -> float:
-        value = self.values.get(field)
-        value = default if value is None else value
-        if value is None:
-            self.fail(field, "is missing; a number above 0 is needed")
-        valid = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (valid and math.isfinite(value) and value > 0):
-            self.fail(field, f"is {value!r}; a number above 0 is needed")
-        return float(value)
-
-    def count(self, field: str) -> int:
-        value = self.number(field)
-        if value != int(value):
-            self.fail(field, f"is {value!r}; a whole number is needed")
-        return int(value)
-
-    def flag(self, field: str) -> bool:
-        value = self.values.get(field)
-        if value is not None and not isinstance(value, bool):
-            self.fail(field, f"is {value!r}; true or false is needed")
-        return bool(value)
-
-    def one_of(self, field: str, supported: tuple[str, ...], default: str | None = None) -> str:
-        value = self.values.get(field)
-        value = default if value is None else value
-        if value not in supported:
-            self.fail(field, f"is {value!r}; supported: {', '.join(supported)}")
-        return str(value)
-
-    def refuse_true(self, field: str) -> None:
-        if self.flag(field):
-            self.fail(field, "is true; supported: false")
-
-    def object(self, field: str) -> "_Fields":
-        value = self.values.get(field)
-        if not isinstance(value, Mapping):
-            self.fail(field, f"is {value!r}; an object is needed")
-        return _Fields(value, self.where, f"{self.prefix}{field}.")
+    @property
+    def rope(self) -> Rope:
+        """The rotation alone."""
+        return Rope(theta=self.rope_theta, scaling=self.rope_scaling)
 
 
-def _num_kv_heads(fields: _Fields, family: str, num_heads: int) -> int:
+def read_dtype(fields: Fields) -> str | None:
+    """Return the type that a ``config.json`` states for its weights; None: it states none.
+
+    ``dtype`` goes before its older name ``torch_dtype``, as in transformers 5.
+    """
+    found = None
+    for name in ("torch_dtype", "dtype"):
+        if fields.has(name):
+            found = fields.one_of(name, FLOAT_TYPES)
+    return found
+
+
+def _check_class(fields: Fields, family: Family) -> None:
+    """Check that the file names no other class than the decoder: engines choose by it."""
+    named = fields.values.get("architectures")
+    if named not in (None, [], [ARCHITECTURES[family]]):
+        fields.fail("architectures", f"is {named!r}; supported: [{ARCHITECTURES[family]!r}]")
+
+
+def _attention_bias(fields: Fields, family: Family) -> bool:
+    """Return whether all four projections have a bias; only Llama and Qwen3 have the choice."""
+    if family in ("llama", "qwen3"):
+        return fields.flag("attention_bias")
+    fixed = family == "qwen2"
+    if fields.has("attention_bias") and fields.flag("attention_bias") != fixed:
+        fields.fail(
+            "attention_bias",
+            f"is {str(not fixed).lower()}; a {family} model always has it {str(fixed).lower()}:"
+            " remove the field",
+        )
+    return False
+
+
+def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
     """Return the key-value heads; only Llama's oldest files leave them out (one per head)."""
     if family == "llama" and not fields.has("num_key_value_heads"):
         return num_heads
@@ -183,16 +147,17 @@ def _num_kv_heads(fields: _Fields, family: str, num_heads: int) -> int:
     return num_kv_heads
 
 
-def _head_dim(fields: _Fields, family: str, num_heads: int) -> int:
-    """Return the channels of one head; Qwen3 must state them, Qwen2 never does."""
+def _head_dim(fields: Fields, family: Family, num_heads: int) -> int:
+    """Return the channels of one head; Qwen3 must state them."""
     hidden_size = fields.count("hidden_size")
-    stated = fields.has("head_dim") and family != "qwen2"
-    if stated or family == "qwen3":
-        head_dim = fields.count("head_dim")
-    elif hidden_size % num_heads:
+    if hidden_size % num_heads and not (family in ("qwen3", "mistral") and fields.has("head_dim")):
         fields.fail(
             "hidden_size", f"is {hidden_size}; a multiple of {num_heads} attention heads is needed"
         )
+    if fields.has("head_dim") or family == "qwen3":
+        head_dim = fields.count("head_dim")
+    elif family == "qwen2" and "head_dim" in fields.values:
+        fields.fail("head_dim", "is null; remove it or give its value")
     else:
         head_dim = hidden_size // num_heads
     if head_dim % 2:
@@ -201,23 +166,21 @@ def _head_dim(fields: _Fields, family: str, num_heads: int) -> int:
 
 
 def _refuse_sliding_window(
-    fields: _Fields, family: str, num_layers: int, max_positions: int
+    fields: Fields, family: Family, num_layers: int, max_positions: int
 ) -> None:
     """Refuse a window that hides keys; one as long as the model's positions hides none."""
-    if family == "llama":
-        return
-    window: float = math.inf
-    if family == "mistral":
-        stated = "sliding_window" in fields.values
-        if not stated or fields.has("sliding_window"):
-            window = fields.number("sliding_window", default=4096)
-    elif fields.flag("use_sliding_window") and fields.has("sliding_window"):
-        layer_types = fields.values.get("layer_types")
-        if layer_types is None:
-            windowed = fields.values.get("max_window_layers", 28) < num_layers
-        else:
-            windowed = "sliding_attention" in layer_types
-        window = fields.number("sliding_window") if windowed else math.inf
+    if family == "mistral" and "layer_types" in fields.values:
+        fields.fail("layer_types", "makes transformers read another family, Ministral; remove it")
+    slides = _layers_slide(fields, num_layers)
+    if family in ("qwen2", "qwen3"):
+        window = _chosen_window(fields, num_layers, slides)
+    else:
+        window = _stated_window(fields, family)
+        if slides or fields.flag("use_sliding_window"):
+            name = "layer_types" if slides else "use_sliding_window"
+            fields.fail(
+                name, f"asks for sliding attention, which a {family} model has no choice of"
+            )
     if window < max_positions:
         fields.fail(
             "sliding_window",
@@ -226,59 +189,42 @@ def _refuse_sliding_window(
         )
 
 
-def _rope_settings(fields: _Fields) -> _Fields:
-    """Merge both spellings of the rotary settings into one object with ``rope_type``."""
-    settings: dict[str, Any] = {}
-    prefix = ""
-    for field in ("rope_scaling", "rope_parameters"):
-        if fields.has(field):
-            settings.update(fields.object(field).values)
-            prefix = f"{field}."
-    alternatives = {
-        "rope_theta": fields.values.get("rope_theta"),
-        "partial_rotary_factor": fields.values.get("partial_rotary_factor"),
-        "rope_type": settings.pop("type", None),
-    }
-    for field, value in alternatives.items():
-        if settings.get(field) is None:
-            settings[field] = value
-    return _Fields(settings, fields.where, prefix)
-
-
-def _rope_scaling(rope: _Fields) -> RopeScaling | None:
-    rope_type = rope.one_of("rope_type", ROPE_TYPES, default="default")
-    if rope.number("partial_rotary_factor", default=1.0) != 1.0:
-        rope.fail("partial_rotary_factor", "is not 1; supported: rotation of the whole head")
-    nested = [name for name, value in rope.values.items() if isinstance(value, Mapping)]
-    if nested:
-        rope.fail(nested[0], "differs between layers; supported: one rotation for all layers")
-    if rope_type == "default":
+def _layers_slide(fields: Fields, num_layers: int) -> bool | None:
+    """Return whether ``layer_types`` names a sliding layer; None: it names nothing."""
+    types = fields.values.get("layer_types")
+    if types is None:
         return None
-    if rope_type == "yarn":
-        return _yarn(rope)
-    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    if low >= high:
-        rope.fail("low_freq_factor", f"is {low}; it must be below high_freq_factor ({high})")
-    return Llama3RopeScaling(
-        factor=rope.number("factor"),
-        low_freq_factor=low,
-        high_freq_factor=high,
-        original_max_positions=rope.count("original_max_position_embeddings"),
-    )
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(types, list):
+        fields.fail("layer_types", f"is {types!r}; a list is needed")
+    unknown = sorted({str(kind) for kind in types if kind not in known})
+    if unknown:
+        fields.fail("layer_types", f"holds {unknown[0]!r}; supported: {' and '.join(known)}")
+    if len(types) != num_layers:
+        fields.fail(
+            "layer_types", f"names {len(types)} layers, but num_hidden_layers is {num_layers}"
+        )
+    return "sliding_attention" in types
 
 
-def _yarn(rope: _Fields) -> YarnRopeScaling:
-    for field in ("mscale", "mscale_all_dim"):
-        if rope.has(field):
-            rope.fail(field, "is set; supported: attention_factor, or neither")
-    if rope.values.get("truncate") is False:
-        rope.fail("truncate", "is false; supported: true")
-    factor = rope.number("factor")
-    inferred = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-    return YarnRopeScaling(
-        factor=factor,
-        original_max_positions=rope.count("original_max_position_embeddings"),
-        beta_fast=rope.number("beta_fast", default=32.0),
-        beta_slow=rope.number("beta_slow", default=1.0),
-        attention_factor=rope.number("attention_factor", default=inferred),
-    )
+def _chosen_window(fields: Fields, num_layers: int, slides: bool | None) -> float:
+    """Return the window of Qwen2 and Qwen3, in tokens; infinite: no layer has one."""
+    switched_on = fields.flag("use_sliding_window")
+    first = fields.values.get("max_window_layers", 28)
+    if not isinstance(first, int) or isinstance(first, bool):
+        fields.fail("max_window_layers", f"is {first!r}; a whole number is needed")
+    if slides and not (switched_on and fields.has("sliding_window")):
+        fields.fail(
+            "layer_types", "names sliding layers, but use_sliding_window or sliding_window does not"
+        )
+    if not switched_on or not fields.has("sliding_window"):
+        return math.inf
+    slides = first < num_layers if slides is None else slides
+    return fields.count("sliding_window") if slides else math.inf
+
+
+def _stated_window(fields: Fields, family: Family) -> float:
+    """Return the window of Mistral (4,096 if the field is missing) and Llama (none)."""
+    if "sliding_window" not in fields.values:
+        return 4096 if family == "mistral" else math.inf
+    return fields.count("sliding_window") if fields.has("sliding_window") else math.inf

@@ -9,7 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from longrun.nn.architecture import Arch, Llama3RopeScaling, YarnRopeScaling
+from longrun.nn.architecture import Arch
+from longrun.nn.positions import Llama3RopeScaling, YarnRopeScaling
 
 
 def inverse_frequencies(arch: Arch, device: torch.device) -> Tensor:
@@ -49,7 +50,10 @@ def _blend(frequencies: Tensor, arch: Arch, scaling: YarnRopeScaling) -> Tensor:
     first = max(math.floor(channel(scaling.beta_fast)), 0)
     last = min(math.ceil(channel(scaling.beta_slow)), arch.head_dim - 1)
     channels = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
-    slow = ((channels - first) / max(last - first, 1e-3)).clamp(0.0, 1.0)
+    width = (
+        last - first or 1e-3
+    )  # below 0 where all of the channels are fast, as transformers has it
+    slow = ((channels - first) / width).clamp(0.0, 1.0)
     return frequencies / scaling.factor * slow + frequencies * (1 - slow)
 
 

@@ -113,6 +113,12 @@ class PackLine(ABC):
         packs += int((max_epochs - whole) * self.size(whole))
         return self._steps_within(packs, math.inf if max_steps is None else max_steps)
 
+    def left_out(self, num_steps: int) -> list[PackId]:
+        """Return the packs of the epochs begun that ``num_steps`` steps do not use, in line."""
+        epoch, position = self.place(num_steps)
+        order = self.order(epoch)[position:] if position else ()
+        return [PackId(epoch, int(pack)) for pack in order]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batches(PackLine):
@@ -149,6 +155,17 @@ class WindowedBatches(Batches):
         chosen = np.random.default_rng((self.seed, window, _WINDOW_SEED)).permutation(self.window)
         begin = int(chosen[place]) * self.batch_size
         return [packs[index] for index in by_time[begin : begin + self.batch_size]]
+
+    def left_out(self, num_steps: int) -> list[PackId]:
+        """Return the packs of the epochs begun that ``num_steps`` steps do not use.
+
+        The last window may be cut short, and its batches hold packs from all over it.
+        """
+        begun = math.ceil(self.epochs_before(num_steps))
+        whole = math.ceil(num_steps / self.window) * self.window
+        rest = [pack for step in range(num_steps, whole) for pack in self[step]]
+        rest += Batches.left_out(self, whole)
+        return [pack for pack in rest if pack.epoch < begun]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ import torch
 
 from longrun.checkpoint.huggingface import load_weights, write_weights
 from longrun.checkpoint.model_folder import (
+    CONFIG_NAME,
     edit_context,
     read_arch,
     read_config,
@@ -168,7 +169,7 @@ def _write_model(config: TrainConfig, folder: Path, parameters: Mapping[str, tor
     source = PackSet.open(config.packs).source
     write_companions(
         folder,
-        edit_context(read_config(config.model), config.context),
+        edit_context(read_config(config.model), config.context, str(config.model / CONFIG_NAME)),
         dtype=config.dtype,
         tokenizer=source / TOKENIZER_NAME,
         conversation=source / CONVERSATION_NAME,

@@ -3,6 +3,7 @@
 A wrong setting or folder is refused here within a second, before any worker has started.
 """
 
+import logging
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from longrun.checkpoint.model_folder import (
     check_tokenizer_fits,
     read_arch,
 )
+from longrun.checkpoint.weight_files import check_weights
 from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.plans import PackSet
@@ -28,6 +30,9 @@ from longrun.training.nodes import AlreadyOverError, Peers, join_nodes, raise_ou
 from longrun.training.processes import run_workers
 from longrun.training.readers import build_batches
 from longrun.training.trackers import check_trackers
+
+log = logging.getLogger(__name__)
+_SHOWN_PACKS = 8
 
 
 def run(config: TrainConfig) -> Manifest:
@@ -52,6 +57,7 @@ def _lead(config: TrainConfig, peers: Peers) -> Manifest:
             return stage.finished
         check_trackers(config)
         batches = check(config)
+        _say_what_is_left_out(config, batches)
         raise_outcome(run_workers("train", stage.folder / CONFIG_NAME, config.num_processes, peers))
         steps = batches.num_steps(config.max_epochs, config.max_steps)
         counts = _counts(config.output_dir) | {"steps": steps}
@@ -88,6 +94,7 @@ def check_engine(verb: str, config: EngineConfig) -> PackSet:
     """
     packs = PackSet.open(config.packs)
     arch = read_arch(config.model, config.context)
+    check_weights(config.model, arch)
     check_layout(Layout.of(config), arch, verb)
     tokenizer = packs.source / "tokenizer"
     check_same_tokenizer(tokenizer, config.model)
@@ -137,6 +144,22 @@ def _check_batches(config: TrainConfig, batches: PackLine) -> None:
             " longer"
         )
     build_schedule(config.optimizer, steps)
+
+
+def _say_what_is_left_out(config: TrainConfig, batches: PackLine) -> None:
+    """Name the packs after the last whole batch, unless ``max_steps`` ends before them."""
+    steps = batches.num_steps(config.max_epochs, None)
+    left = batches.left_out(steps)
+    if (config.max_steps is not None and config.max_steps < steps) or not left:
+        return
+    shown = ", ".join(str(pack.pack) for pack in left[:_SHOWN_PACKS])
+    more = f" and {len(left) - _SHOWN_PACKS} more" if len(left) > _SHOWN_PACKS else ""
+    log.info(
+        "train: %d packs of the last pass are left out, because max_epochs %g ends before them"
+        " or they fill no batch: packs %s%s of plan %d",
+        *(len(left), config.max_epochs, shown, more),
+        left[0].epoch % len(batches.document_counts),
+    )
 
 
 def _counts(run_folder: Path) -> dict[str, float]:

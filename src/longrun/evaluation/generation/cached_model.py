@@ -19,7 +19,9 @@ from longrun.checkpoint.huggingface import load_weights
 from longrun.checkpoint.model_folder import CONFIG_NAME, GENERATION_NAME, read_arch, read_config
 from longrun.errors import InputError
 from longrun.evaluation.generation.key_values import CachedCore, Reading, Table, Writing, room_for
+from longrun.nn.architecture import read_dtype
 from longrun.nn.decoder import Decoder
+from longrun.nn.fields import Fields
 from longrun.nn.rope import rotation
 
 ROW_MULTIPLE = 8
@@ -133,6 +135,5 @@ def read_stop_ids(folder: Path) -> frozenset[int]:
 
 
 def _own_type(folder: Path) -> torch.dtype:
-    config = read_config(folder)
-    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    name = read_dtype(Fields(read_config(folder), str(folder / CONFIG_NAME)))
     return getattr(torch, name) if name in ("float16", "bfloat16") else torch.float32
