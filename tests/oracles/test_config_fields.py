@@ -30,6 +30,7 @@ from longrun.nn.decoder import Decoder
 from longrun.nn.known_fields import HARMLESS, NEUTRAL, USED
 from longrun.nn.pack import build_pack
 
+pytestmark = pytest.mark.timeout(600)  # hundreds of tiny models, which a busy machine builds slowly
 CLASSES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig} | {
     "mistral": MistralConfig
 }
@@ -167,6 +168,15 @@ TOGETHER: list[dict[str, Any]] = [
     {"dtype": "bfloat16", "torch_dtype": None},
     {"attention_bias": True, "mlp_bias": True},
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models as small as these are only slowed down by threads that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def names_of(family: str) -> list[str]:
