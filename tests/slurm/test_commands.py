@@ -45,6 +45,14 @@ def test_what_follows_a_failure_is_cancelled_and_can_be_run_again_after_a_repair
     assert child.wait().state == "done"
 
 
+def test_the_node_that_failed_says_why_not_those_that_were_ended_for_it(desk):
+    command = 'if [ "$NODE_RANK" = 1 ]; then echo reason; exit 3; fi; sleep 60'
+    handle = start(desk, "pair", command, num_nodes=2)
+    assert handle.wait().state == "failed"
+    assert handle.state().reason == "reason"
+    assert (handle.folder / "exit").read_text() == "3\n"
+
+
 def test_a_job_that_slurm_starts_too_early_refuses_by_itself(desk):
     start(desk, "bad", "exit 1").wait()
     start(desk, "good", "echo ran", run_after=[]).wait()

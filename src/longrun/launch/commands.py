@@ -40,7 +40,14 @@ from longrun.launch.stage_jobs import (
     log_into,
     partition_of,
 )
-from longrun.launch.submit import check_jobs, check_variables, keep_code, prepare_folder, submit_job
+from longrun.launch.submit import (
+    check_jobs,
+    check_jobs_here,
+    check_variables,
+    keep_code,
+    prepare_folder,
+    submit_job,
+)
 
 POLL_SECONDS = 2.0
 DEFAULT_NAME = "script"
@@ -219,9 +226,11 @@ def start_command(command: Command, watcher: Watcher) -> JobHandle:
 
 
 def render_scripts(command: Command) -> list[tuple[Path, str]]:
-    """Return the scripts that ``start_command`` would write; asks no cluster, writes nothing."""
+    """Return the scripts that ``start_command`` would write; writes nothing."""
     before = jobs_before(command.cluster.job_dir, command.run_after, command.expname)
     job = plan_command(command, before, make=False)
+    if command.cluster.executor == "slurm":
+        check_jobs_here(command.cluster, [job])
     return [
         (job.folder / "job.sh", render_job(command.cluster, job, command.expname)),
         (job.folder / "command.sh", render_command(job)),

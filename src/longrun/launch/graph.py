@@ -24,6 +24,7 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
+from longrun.launch.foresee import check_inputs, foresee, say_missing
 from longrun.launch.jobs import LIVE_STATES, SETTINGS_NAME, Job, read_exit, read_ids
 from longrun.launch.names import check_names
 from longrun.launch.run_folder import clear_output, save_recipe, stage_rows
@@ -35,7 +36,14 @@ from longrun.launch.stage_jobs import (
     seen_from_host,
     with_absolute_paths,
 )
-from longrun.launch.submit import CodePlace, InQueue, check_jobs, keep_code, submit_job
+from longrun.launch.submit import (
+    CodePlace,
+    InQueue,
+    check_jobs,
+    check_jobs_here,
+    keep_code,
+    submit_job,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +143,10 @@ def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> li
     stages = [recipe.stage(stage.name) for stage in stages]
     folders = [*(work.experiment.job_folder(stage.name) for stage in recipe.stages), *before]
     check_before(before, slurm.live_jobs(folders))
+    if not launch.run_after:
+        check_inputs(recipe, stages)
     jobs = [work.job(stage) for stage in stages]
+    foresee(launch.cluster, recipe, stages)
     check_jobs(launch.cluster, jobs)
     experiment = make_experiment(launch.cluster.job_dir, work.experiment.name, recipe.output_dir)
     with locked(experiment):
@@ -156,11 +167,19 @@ def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> li
 def render_recipe(
     recipe: Recipe, stages: list[StagePlan], launch: Launch
 ) -> list[tuple[Path, str]]:
-    """Return every script that ``submit_recipe`` would write, without asking the cluster."""
+    """Return every script that ``submit_recipe`` would write; checks what it checks.
+
+    What only the cluster knows is left out where it cannot be asked, and said.
+    """
     work = _plan(recipe, launch, keep_code(launch.cluster, make=False))
+    stages = [work.recipe.stage(stage.name) for stage in stages]
+    jobs = [work.job(stage) for stage in stages]
+    foresee(launch.cluster, work.recipe, stages)
+    if not launch.run_after:
+        say_missing(work.recipe, stages)
+    check_jobs_here(launch.cluster, jobs)
     scripts = []
-    for stage in stages:
-        job = work.job(work.recipe.stage(stage.name))
+    for job in jobs:
         scripts.append(
             (job.folder / "job.sh", render_job(launch.cluster, job, work.experiment.name))
         )

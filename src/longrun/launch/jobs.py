@@ -16,6 +16,7 @@ A scheduler is asked only where there is no ``exit``, so its memory need not be 
 
 import fcntl
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ EXIT_CANCELLED = 213
 LIVE_STATES = ("queued", "running")
 SETTINGS_NAME = "config.yaml"
 """Settings of a stage in the folder of its job."""
-_SLURM_SAYS = ("srun: ", "slurmstepd: ")
+_SLURM_SAYS = re.compile(r"(srun|slurmstepd)(-\S+)?: |\[[-\dT:.]+\] error: \*\*\* ")
 _TAIL_BYTES = 4096
 
 
@@ -152,7 +153,7 @@ def last_line(path: Path) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    told = [line for line in lines if line.strip() and not line.startswith(_SLURM_SAYS)]
+    told = [line for line in lines if line.strip() and not _SLURM_SAYS.match(line)]
     return (told or lines or [""])[-1]
 
 

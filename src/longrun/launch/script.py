@@ -95,6 +95,12 @@ def render_command(job: Job) -> str:
     if job.resources.num_nodes > 1:
         lines.append('export NODE_RANK="${NODE_RANK:-$SLURM_NODEID}"')
     lines.append('touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"')
+    if job.resources.num_nodes > 1:
+        lines += [
+            "# A node that fails by itself says so; one that is ended for it does not.",
+            'failed() { if [ "$1" -gt 0 ] && [ "$1" -lt 128 ]; then echo "$1"; fi; }',
+            """trap 'failed $? > "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"' EXIT""",
+        ]
     if job.resumable:
         lines.append("trap : USR1  # a warning of the time limit is for the command, not for bash")
     lines.append(f"cd {shlex.quote(str(job.start_in))} || exit 2")

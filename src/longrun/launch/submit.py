@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.config.cluster import Cluster
-from longrun.errors import ConfigError, LaunchError
+from longrun.errors import ConfigError, LaunchError, ResourceError
 from longrun.formats.stages.atomic import write_text
 from longrun.launch import slurm
 from longrun.launch.containers import check_image, check_mounts
@@ -89,6 +89,19 @@ def check_jobs(cluster: Cluster, jobs: list[Job]) -> None:
         check_image(image)
     if images and cluster.container_runtime == "pyxis":
         slurm.check_pyxis()
+
+
+def check_jobs_here(cluster: Cluster, jobs: list[Job]) -> None:
+    """Check in a dry run what ``check_jobs`` checks; where Slurm cannot be asked, say so.
+
+    Raises:
+        ConfigError: as ``check_jobs``; folders and images may be elsewhere and are left out.
+    """
+    check_variables(cluster)
+    try:
+        slurm.check_partitions(cluster, (job.resources.partition for job in jobs))
+    except (LaunchError, ResourceError) as error:
+        log.warning("partitions were not checked: %s", error)
 
 
 def check_variables(cluster: Cluster) -> None:

@@ -90,6 +90,11 @@ run() {
     code=$?
     if [ -z "$signal" ]; then break; fi
   done
+  # srun gives the highest code, that of nodes which it ended because another one had failed.
+  if [ "$code" -gt 128 ] && [ -z "$warned$stopped" ]; then
+    first=$(cat "$folder/nodes"/* | sort -n | head -n 1)
+    code=${first:-$code}
+  fi
 }
 # Sets `code` to that of a job that can go on, or puts it back into the queue.
 go_on() {
@@ -118,6 +123,9 @@ exit "$code"
 # What job.sh starts, once on every node.
 export NODE_RANK="${NODE_RANK:-$SLURM_NODEID}"
 touch "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"
+# A node that fails by itself says so; one that is ended for it does not.
+failed() { if [ "$1" -gt 0 ] && [ "$1" -lt 128 ]; then echo "$1"; fi; }
+trap 'failed $? > "$LONGRUN_FOLDER/nodes/${NODE_RANK:-0}"' EXIT
 trap : USR1  # a warning of the time limit is for the command, not for bash
 cd /home/me || exit 2
 exec python3 -m longrun train /runs/tiny/jobs/train/config.yaml
