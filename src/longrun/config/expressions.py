@@ -7,10 +7,12 @@ expression is checked when the settings are read and can do nothing but compare 
 """
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from longrun.config.column_text import column_text
 from longrun.errors import InputError
 
 Evaluate = Callable[[Mapping[str, Any]], Any]
@@ -37,18 +39,23 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 def _number(value: Any) -> float:
     """Return a number, or not-a-number, which is neither above nor below anything."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _length(value: Any) -> int:
+    """Return the characters of a text or the items of a list; null is an empty text."""
+    return 0 if value is None else len(value)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "len": len,
-    "lower": lambda text: str(text).lower(),
+    "len": _length,
+    "lower": lambda text: column_text(text).lower(),
     "number": _number,
-    "words": lambda text: len(str(text).split()),
-    "startswith": lambda text, start: str(text).startswith(start),
-    "endswith": lambda text, end: str(text).endswith(end),
+    "words": lambda text: len(column_text(text).split()),
+    "startswith": lambda text, start: column_text(text).startswith(start),
+    "endswith": lambda text, end: column_text(text).endswith(end),
     "min": min,
     "max": max,
     "abs": abs,
@@ -72,7 +79,7 @@ def compile_expression(text: str) -> Evaluate:
     def run(record: Mapping[str, Any]) -> Any:
         try:
             return evaluate(record)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise InputError(f"expression {text!r} cannot be evaluated ({error})") from None
 
     return run

@@ -4,6 +4,7 @@ Unknown settings stop the program and the nearest known name is given. ``output_
 fields marked ``execution()`` say where and how fast, not what; they are not part of the identity.
 """
 
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -116,12 +117,17 @@ def nearest(name: str, known: Iterator[str] | list[str]) -> str:
 
 
 def expand(pattern: Path) -> list[Path]:
-    """Expand a glob pattern to sorted paths; a plain path to itself."""
-    text = str(pattern)
-    if not any(sign in text for sign in "*?["):
+    """Expand a glob pattern to sorted paths; a plain path, or one that exists, to itself.
+
+    A folder that exists is that folder, whatever signs are in its name: in ``data[1]/*.jsonl`` only
+    the name of the file is a pattern.
+    """
+    whole = [pattern, *pattern.parents]
+    anchor = next((path for path in whole if os.path.lexists(path)), Path(pattern.anchor))
+    rest = str(pattern.relative_to(anchor))
+    if anchor == pattern or not any(sign in rest for sign in "*?["):
         return [pattern]
-    anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
-    return sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))
+    return sorted(anchor.glob(rest))
 
 
 def _located(value: Any) -> Any:

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from longrun.config.benchmarks import Benchmark
+from longrun.config.column_text import column_text
 from longrun.config.values import Mode
 from longrun.errors import InputError
 from longrun.formats.predictions import Problem, convert_row, read_rows
+from longrun.formats.tables import rows_of
 
 
 class BenchmarkRow(msgspec.Struct, kw_only=True):
@@ -107,7 +109,7 @@ def _read_parquet(path: Path) -> Generator[tuple[int, dict[str, Any]]]:
 
     try:
         with pq.ParquetFile(path) as table:
-            batches = (batch.to_pylist() for batch in table.iter_batches(use_threads=False))
+            batches = (rows_of(batch) for batch in table.iter_batches(use_threads=False))
             yield from enumerate(itertools.chain.from_iterable(batches), start=1)
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
@@ -118,7 +120,10 @@ def _complete(record: dict[str, Any], benchmark: Benchmark, line: int) -> Proble
     row = convert_row(record, BenchmarkRow, benchmark.path, line)
     mode = row.mode or benchmark.mode
     budget = row.total_code_executions
-    answer = "" if row.expected_answer is None else str(row.expected_answer)
+    try:
+        answer = column_text(row.expected_answer)
+    except ValueError as error:
+        raise InputError.at(benchmark.path, line, f"expected_answer: {error}") from None
     if benchmark.answer_after:
         answer = answer.rpartition(benchmark.answer_after)[2]
     if mode == "genselect" and row.candidates is None:

@@ -26,6 +26,7 @@ from longrun.errors import InputError
 from longrun.formats.text.code_style import BUDGET_PATTERN
 from longrun.formats.text.conversation import Conversation
 from longrun.formats.text.exact_tokenizer import ExactTokenizer
+from longrun.formats.text.placeholders import NullColumnError
 from longrun.formats.text.spans import WRITTEN_BY_TOOL, Border, SpanKind, split_response
 from longrun.formats.text.turns import NoThinkingError
 
@@ -120,7 +121,7 @@ class Composer:
             runs = self._cut(mode, solution)
         except InputError:
             return Dropped("unbalanced tags")
-        if mode == TOOL_MODE and self._states_budget and BUDGET_COLUMN not in record:
+        if mode == TOOL_MODE and self._states_budget and record.get(BUDGET_COLUMN) is None:
             budget = self._budget(runs)
             if budget is None:
                 return Dropped("no code budget")
@@ -129,6 +130,8 @@ class Composer:
             prompt, body = self._render(mode, record, solution)
         except NoThinkingError:
             return Dropped("no thinking")
+        except NullColumnError as error:
+            return Dropped(f"empty {error.column}")
         if body != solution:
             runs = self._cut(mode, body)
         identity = problem_id(problem)

@@ -129,7 +129,9 @@ class Tally(msgspec.Struct, kw_only=True):
 
     def _count_notices(self, draft: Draft) -> None:
         for notice in find_notices(draft.runs):
-            wording = notice.decode().partition("\n")[2].rpartition("\n```")[0]
+            wording = (
+                notice.decode().replace("\r\n", "\n").partition("\n")[2].rpartition("\n```")[0]
+            )
             number = _BUDGET.search(wording)
             counts = self.exhausted_notices
             if number is not None:

@@ -44,7 +44,7 @@ def take_apart(
             the chat template would render it differently.
     """
     text, response = require_text(record, "input"), require_text(record, "output")
-    mode = record.get("inference_mode", PLAIN_MODE)
+    mode = require_text(record, "inference_mode") if "inference_mode" in record else PLAIN_MODE
     layout = _layout_named(layout_name)
     messages = _prompt_pattern(layout).fullmatch(text)
     if messages is None:

@@ -7,9 +7,11 @@ tokenized; one that a *later* filter refuses is, when a token filter stands befo
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from longrun.config.benchmarks import Benchmark
+from longrun.config.column_text import column_text
 from longrun.config.expressions import compile_expression
 from longrun.config.filters import Contamination, Filter, PassRate, TokenBounds
 from longrun.errors import InputError
@@ -27,14 +29,16 @@ Predicate = Callable[[Mapping[str, Any]], bool]
 
 
 def require_text(record: Mapping[str, Any], column: str) -> str:
-    """Return a column that must be there and hold text.
+    """Return a column that must be there and hold text, or null, which is an empty text.
 
     Raises:
-        InputError: it is absent or of another type.
+        InputError: it is absent, of another type, or holds bytes that are not UTF-8.
     """
     value = record.get(column)
     if isinstance(value, str):
         return value
+    if column in record and (value is None or isinstance(value, bytes)):
+        return _text_of(record, column)
     if column in record:
         raise InputError(
             f"column {column}: expected text, got {type(value).__name__};"
@@ -44,6 +48,16 @@ def require_text(record: Mapping[str, Any], column: str) -> str:
         f"column {column} is missing; the record has {', '.join(record) or 'no column'};"
         f' map one to it, as in columns: {{{column}: "{{NAME}}"}}'
     )
+
+
+def _text_of(record: Mapping[str, Any], column: str) -> str:
+    """Return the text of any value that has one; see ``longrun.config.column_text``."""
+    if column not in record:
+        return require_text(record, column)
+    try:
+        return column_text(record[column])
+    except ValueError as error:
+        raise InputError(f"column {column}: {error}") from None
 
 
 class FilterChain:
@@ -155,7 +169,7 @@ def _answer_of(record: Mapping[str, Any]) -> str:
 
 def _answers_as_expected(record: Mapping[str, Any]) -> bool:
     found = boxed_answer(_answer_of(record))
-    return found is not None and _bare(found) == _bare(require_text(record, "expected_answer"))
+    return found is not None and _bare(found) == _bare(_text_of(record, "expected_answer"))
 
 
 def _bare(answer: str) -> str:
@@ -174,13 +188,13 @@ def _index_benchmarks(settings: Contamination) -> SharedWords:
 
 def _rate_passes(bounds: PassRate, record: Mapping[str, Any]) -> bool:
     value = record.get("pass_rate_72b_tir")
-    if value == NOT_AVAILABLE:
+    if value == NOT_AVAILABLE or (value is None and "pass_rate_72b_tir" in record):
         return False
-    try:
-        rate = float(value)  # type: ignore[arg-type]  # anything else is refused just below
-    except (TypeError, ValueError):
-        raise InputError(
-            f"column pass_rate_72b_tir: expected a number or {NOT_AVAILABLE!r}, got {value!r:.40};"
-            " mend it or take the filter pass_rate out"
-        ) from None
-    return bounds.min <= rate <= bounds.max
+    with suppress(TypeError, ValueError, OverflowError):
+        rate = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        if math.isfinite(rate):
+            return bounds.min <= rate <= bounds.max
+    raise InputError(
+        f"column pass_rate_72b_tir: expected a number or {NOT_AVAILABLE!r}, got {value!r:.40};"
+        " repair it or take the filter pass_rate out"
+    )

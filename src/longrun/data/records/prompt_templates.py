@@ -180,7 +180,7 @@ def _render(layout: Layout, messages: Sequence[Message]) -> str:
 
 def _turns_of(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     turns = record.get(key)
-    if not isinstance(turns, list) or not turns:
+    if not isinstance(turns, list) or not turns or not all(isinstance(one, dict) for one in turns):
         raise InputError(f"column {key}: a list of turns is needed, got {turns!r:.40}")
     return turns
 

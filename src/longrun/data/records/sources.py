@@ -28,6 +28,8 @@ from longrun.config.stages import DataSource
 from longrun.data.records.json_records import record_decoder
 from longrun.errors import InputError
 from longrun.formats.json_text import JsonError
+from longrun.formats.tables import rows_of
+from longrun.formats.text.placeholders import NullColumnError, fill_template
 
 _PLAIN = (".jsonl", ".ndjson", ".json")
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -156,19 +158,26 @@ def where(part: Part, line: int) -> str:
 def map_columns(columns: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``record`` with the columns that ``columns`` names filled in from their templates.
 
+    A column whose template names a null is null.
+
     Raises:
-        InputError: a template names a column that the record lacks, or is not a template.
+        InputError: a template names a column that the record lacks or that holds no text, or is
+            no template.
     """
     mapped = dict(record)
     for name, template in columns.items():
         try:
-            mapped[name] = template.format_map(record)
+            mapped[name] = fill_template(template, record)
+        except NullColumnError:
+            mapped[name] = None
         except KeyError as error:
             raise InputError(
                 f"column {error.args[0]} is missing, columns.{name} needs it; the record has"
                 f" {_names(record)}"
             ) from None
-        except (ValueError, IndexError, AttributeError, TypeError) as error:
+        except InputError as error:
+            raise InputError(f"columns.{name} cannot be filled: {error}") from None
+        except ValueError as error:
             raise InputError(
                 f"columns.{name} cannot be filled ({error}); double a literal brace"
             ) from None
@@ -253,7 +262,7 @@ def _read_tables(part: Part, report: Report) -> Records:
             total, batches = _open_table(path, stack)
             for batch in batches:
                 for begin in range(0, len(batch), _ROWS_AT_A_TIME):
-                    yield from batch.slice(begin, _ROWS_AT_A_TIME).to_pylist()
+                    yield from rows_of(batch.slice(begin, _ROWS_AT_A_TIME))
                 rows += len(batch)
                 report(part.num_bytes * rows // total - told)
                 told = part.num_bytes * rows // total

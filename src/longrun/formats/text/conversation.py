@@ -7,7 +7,6 @@ tested. It never tokenizes.
 """
 
 import json
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from longrun.errors import InputError
 from longrun.formats.stages.atomic import write_text
 from longrun.formats.text.code_style import CodeStyle
+from longrun.formats.text.placeholders import fill_template, parse_placeholders
 from longrun.formats.text.template_frames import Frame, fill_frame, find_frame
 from longrun.formats.text.turns import TurnEnd, find_body, opened_thinking
 
@@ -60,7 +60,7 @@ class Prompt:
         names: set[str] = set()
         for text in (self.system, self.user):
             try:
-                found = [name for _, name, _, _ in string.Formatter().parse(text)]
+                found = [name for _, name, _ in parse_placeholders(text)]
             except ValueError as error:
                 raise InputError(f"prompt {text!r:.60}: {error}; double a literal brace") from None
             names.update(name for name in found if name is not None)
@@ -73,10 +73,11 @@ class Prompt:
         """Return the system and the user text of ``record``.
 
         Raises:
-            InputError: the record lacks a placeholder's column.
+            NullColumnError: a placeholder's column is null.
+            InputError: the record lacks it, or it holds no text.
         """
         try:
-            return self.system.format_map(record), self.user.format_map(record)
+            return fill_template(self.system, record), fill_template(self.user, record)
         except KeyError as error:
             raise InputError(
                 f"column {error.args[0]} is missing, the prompt needs it; add it to the records,"

@@ -13,6 +13,7 @@ what comes out is borders. Text is UTF-8 bytes here, because borders are counted
 """
 
 import re
+from bisect import bisect_left
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -46,15 +47,18 @@ WRITTEN_BY_TOOL = frozenset({SpanKind.TOOL_OUTPUT, SpanKind.NOTICE})
 
 
 def split_response(text: bytes, code: CodeStyle | None) -> list[Border]:
-    """Cut a solution into typed pieces, none of them empty; the last one ends where ``text`` does.
+    r"""Cut a solution into typed pieces, none of them empty; the last one ends where ``text`` does.
 
     Thinking runs up to and including the last ``</think>`` and the newlines after it; without such
     a tag the whole is an answer. ``code`` None: code calls are ordinary text, as in modes without a
-    tool.
+    tool. Line ends may be ``\r\n``: tags are found as if they were ``\n``.
 
     Raises:
         InputError: a tag is opened and never closed, closed and never opened, or opened twice.
     """
+    if b"\r\n" in text:
+        plain = text.replace(b"\r\n", b"\n")
+        return _move_borders(split_response(plain, code), text)
     found: list[tuple[SpanKind | None, int]] = []
     if code is not None:
         found = _Cutter(text, _tags_of(code)).cut()
@@ -65,6 +69,13 @@ def split_response(text: bytes, code: CodeStyle | None) -> list[Border]:
             borders.append((kind, end))
             begin = end
     return borders
+
+
+def _move_borders(borders: list[Border], text: bytes) -> list[Border]:
+    """Return borders of a text whose line ends were made one byte as borders of ``text``."""
+    # Where each line end stands once those before it are one byte.
+    ends = [mark.start() - number for number, mark in enumerate(re.finditer(b"\r\n", text))]
+    return [(kind, end + bisect_left(ends, end)) for kind, end in borders]
 
 
 class _Tags(NamedTuple):
