@@ -8,7 +8,7 @@ from torch import Tensor
 from gpu.cases import MIX, Case, device
 from gpu.ceilings import median_seconds
 from longrun.nn.attention import attend, attend_backward
-from longrun.nn.kernels import KERNELS, Place
+from longrun.nn.kernels import KERNELS, KernelRequest
 
 HEADS = ((12, 2), (28, 4), (40, 8))
 """(query heads, key-value heads) of the 1.5B, 7B, and 14B and 32B."""
@@ -29,7 +29,7 @@ def measure(case: Case, *, smoke: bool) -> list[dict[str, Any]]:
         heads, head_dim = ((4, 2),), 16
     rows = []
     for backend, kernel in KERNELS.items():
-        obstacle = kernel.obstacle(Place(device(), torch.bfloat16, head_dim))
+        obstacle = kernel.obstacle(KernelRequest(device(), torch.bfloat16, head_dim))
         if obstacle is not None or (backend == "reference" and not smoke):
             rows.append({"backend": backend, "skipped": obstacle or "it is the yardstick"})
             continue

@@ -16,7 +16,7 @@ from gpu.cases import Case, Document, device, draw_pack, fill
 from gpu.ours import Engine, lay_out
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.kernels import KERNELS, Place
+from longrun.nn.kernels import KERNELS, KernelRequest
 from longrun.nn.pack import PackTensors
 from peers import BETAS, CLIP_NORM, EPSILON
 
@@ -52,7 +52,7 @@ def measure(case: Case, *, smoke: bool) -> list[dict[str, Any]]:
     rounded = _transformers(small, pack, torch.bfloat16)
     checks: list[Check] = []
     for backend, kernel in KERNELS.items():
-        if kernel.obstacle(Place(device(), torch.bfloat16, small.head_dim)) is None:
+        if kernel.obstacle(KernelRequest(device(), torch.bfloat16, small.head_dim)) is None:
             model = _longrun(small, backend)
             checks += _against_transformers(backend, model, pack, exact, rounded)
             checks += _laws(backend, model, pack)

@@ -135,11 +135,11 @@ def _obstacle(attention: str, head_dim: int) -> str | None:
     import torch
 
     from gpu.cases import device
-    from longrun.nn.kernels import KERNELS, Place
+    from longrun.nn.kernels import KERNELS, KernelRequest
 
     if attention == "auto":
         return None
-    return KERNELS[attention].obstacle(Place(device(), torch.bfloat16, head_dim))
+    return KERNELS[attention].obstacle(KernelRequest(device(), torch.bfloat16, head_dim))
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from longrun.nn.attention import attend, attend_backward, choose_backend
-from longrun.nn.kernels import KERNELS, Place
+from longrun.nn.kernels import KERNELS, KernelRequest
 from longrun.nn.probe import Heads, time_backends
 
 pytestmark = [
@@ -36,8 +36,8 @@ FUSED = ["sdpa", "torch_varlen", "fa4", "cudnn"]
 def skip_unless_it_runs(
     backend: str, dtype: torch.dtype = torch.bfloat16, head_dim: int = 64, shares: bool = False
 ) -> None:
-    place = Place(torch.device("cuda", 0), dtype, head_dim, shares)
-    obstacle = KERNELS[backend].obstacle(place)
+    request = KernelRequest(torch.device("cuda", 0), dtype, head_dim, shares)
+    obstacle = KERNELS[backend].obstacle(request)
     if obstacle is not None:
         pytest.skip(f"{backend}: {obstacle}")
 
@@ -135,7 +135,9 @@ def test_auto_takes_flash_where_it_can_and_sdpa_where_it_cannot():
 
 def test_the_probe_times_every_backend_that_runs_here_and_finds_them_equal():
     device, dtype = torch.device("cuda", 0), torch.bfloat16
-    able = [name for name in FUSED if KERNELS[name].obstacle(Place(device, dtype, 128)) is None]
+    able = [
+        name for name in FUSED if KERNELS[name].obstacle(KernelRequest(device, dtype, 128)) is None
+    ]
     lengths = [(n, n) for n in (2000, 700, 1300, 1, 95)]
     times = time_backends(able, lengths, Heads(12, 2, 128), dtype, device)
     assert sorted(times) == sorted(able)

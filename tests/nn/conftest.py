@@ -9,7 +9,7 @@ import torch
 
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import Document
+from longrun.nn.pack import WeightedDocument
 
 TINY = Arch(
     family="qwen2",
@@ -54,10 +54,12 @@ def build_decoder() -> Callable[..., Decoder]:
 
 
 @pytest.fixture
-def draw_documents() -> Callable[..., list[Document]]:
+def draw_documents() -> Callable[..., list[WeightedDocument]]:
     """Draw documents of the given lengths with weights 0, 0.5 and 1."""
 
-    def draw(lengths: Sequence[int], *, seed: int = 0, vocab_size: int = 61) -> list[Document]:
+    def draw(
+        lengths: Sequence[int], *, seed: int = 0, vocab_size: int = 61
+    ) -> list[WeightedDocument]:
         rng = np.random.default_rng(seed)
         return [
             (

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longrun.nn.attention import attend, attend_backward
-from longrun.nn.kernels import KERNELS, Place, cudnn, efficient, fa4, processor
+from longrun.nn.kernels import KERNELS, KernelRequest, cudnn, efficient, fa4, processor
 
 HEADS = [(4, 4), (6, 2), (5, 1)]
 DOCUMENTS = [(7, 7), (1, 1), (33, 33), (64, 64)]
@@ -196,10 +196,10 @@ def test_cudnn_gets_the_log_sum_exp_in_the_memory_order_of_its_plan(monkeypatch)
 
 
 def test_the_gpu_kernels_say_why_they_cannot_run_on_the_cpu():
-    place = Place(torch.device("cpu"), torch.bfloat16, 128)
+    request = KernelRequest(torch.device("cpu"), torch.bfloat16, 128)
     for backend in ("torch_varlen", "fa4", "cudnn"):
-        assert KERNELS[backend].obstacle(place) == "it needs a CUDA device, not cpu"
-    assert KERNELS["sdpa"].obstacle(place) is None
+        assert KERNELS[backend].obstacle(request) == "it needs a CUDA device, not cpu"
+    assert KERNELS["sdpa"].obstacle(request) is None
 
 
 def on_hopper(monkeypatch, capability=(9, 0)):
@@ -223,24 +223,24 @@ def on_hopper(monkeypatch, capability=(9, 0)):
 def test_names_what_a_kernel_cannot_do_on_a_gpu(backend, place, obstacle, monkeypatch):
     on_hopper(monkeypatch)
     fields = {"device": torch.device("cuda"), "dtype": torch.bfloat16, "head_dim": 128, **place}
-    found = KERNELS[backend].obstacle(Place(**fields))
+    found = KERNELS[backend].obstacle(KernelRequest(**fields))
     assert found is None if obstacle is None else obstacle in found
 
 
 def test_names_a_device_that_is_too_old(monkeypatch):
     on_hopper(monkeypatch, (8, 0))
-    place = Place(torch.device("cuda"), torch.bfloat16, 128)
-    assert KERNELS["torch_varlen"].obstacle(place) is None
+    request = KernelRequest(torch.device("cuda"), torch.bfloat16, 128)
+    assert KERNELS["torch_varlen"].obstacle(request) is None
     for backend in ("fa4", "cudnn"):
-        assert "compute capability 8.0" in KERNELS[backend].obstacle(place)
+        assert "compute capability 8.0" in KERNELS[backend].obstacle(request)
 
 
 def test_cudnn_is_not_offered_where_results_must_repeat(monkeypatch):
     on_hopper(monkeypatch)
-    place = Place(torch.device("cuda"), torch.bfloat16, 128)
+    request = KernelRequest(torch.device("cuda"), torch.bfloat16, 128)
     torch.use_deterministic_algorithms(True)
     try:
-        assert KERNELS["cudnn"].obstacle(place) == "its backward pass is not deterministic"
+        assert KERNELS["cudnn"].obstacle(request) == "its backward pass is not deterministic"
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import InputError
-from longrun.nn.pack import Document, build_pack
+from longrun.nn.pack import WeightedDocument, build_pack
 
 
-def a_document(length: int) -> st.SearchStrategy[Document]:
+def a_document(length: int) -> st.SearchStrategy[WeightedDocument]:
     tokens = st.lists(st.integers(0, 99), min_size=length, max_size=length)
     weights = st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=length, max_size=length)
     return st.tuples(
@@ -86,7 +86,7 @@ def test_has_the_stated_dtypes_and_keeps_them_when_it_moves():
     assert layout.lengths == (3,)
 
 
-def two(length_of_tokens: int, length_of_weights: int) -> Document:
+def two(length_of_tokens: int, length_of_weights: int) -> WeightedDocument:
     return np.zeros(length_of_tokens, np.int32), np.ones(length_of_weights, np.float32)
 
 

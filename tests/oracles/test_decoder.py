@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from longrun.checkpoint.weight_files import parameter_shapes
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import Document, build_pack
+from longrun.nn.pack import WeightedDocument, build_pack
 
 SIZES = {
     "vocab_size": 67,
@@ -73,7 +73,7 @@ def pair(name: str, tied: bool) -> tuple[torch.nn.Module, Decoder]:
     return theirs, ours
 
 
-def draw(lengths: list[int]) -> list[Document]:
+def draw(lengths: list[int]) -> list[WeightedDocument]:
     rng = np.random.default_rng(0)
     return [
         (
@@ -84,7 +84,9 @@ def draw(lengths: list[int]) -> list[Document]:
     ]
 
 
-def their_logits_and_loss(model: torch.nn.Module, document: Document) -> tuple[Tensor, Tensor]:
+def their_logits_and_loss(
+    model: torch.nn.Module, document: WeightedDocument
+) -> tuple[Tensor, Tensor]:
     tokens, weights = (torch.from_numpy(part) for part in document)
     logits = model(tokens[None].long()).logits[0]
     nll = functional.cross_entropy(logits[:-1], tokens[1:].long(), reduction="none")

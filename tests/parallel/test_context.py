@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from longrun.nn.attention import Boundaries, PackedAttention
 from longrun.nn.pack import PADDING, PackTensors, build_pack
-from longrun.parallel.context import lay_out, share_of
+from longrun.parallel.context import lay_out, tensors_of_rank
 from longrun.parallel.mesh import Mesh
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
@@ -26,7 +26,10 @@ def pack(lengths: list[int], seed: int = 0) -> PackTensors:
 
 
 def shares_of(whole: PackTensors, size: int, multiple_of: int = 1) -> list[PackTensors]:
-    return [share_of(whole, size=size, rank=rank, multiple_of=multiple_of) for rank in range(size)]
+    return [
+        tensors_of_rank(whole, size=size, rank=rank, multiple_of=multiple_of)
+        for rank in range(size)
+    ]
 
 
 def test_cuts_the_worked_trace():
@@ -142,7 +145,7 @@ def _places(share: PackTensors, place: dict[tuple[int, int], int]) -> list[int]:
 def test_a_padded_pack_cannot_be_shared():
     padded = build_pack([(np.ones(3, np.int32), np.ones(3, np.float32))], multiple_of=2)
     with pytest.raises(ValueError, match="without padding"):
-        share_of(padded, size=2, rank=0)
+        tensors_of_rank(padded, size=2, rank=0)
 
 
 def test_a_pack_is_laid_out_for_the_place_of_a_rank():

@@ -14,7 +14,7 @@ import torch
 from longrun.errors import ConfigError
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import Document, build_pack
+from longrun.nn.pack import WeightedDocument, build_pack
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 
@@ -85,7 +85,7 @@ CASES = build_cases()
 EXACT = [name for name in CASES if "float" not in name]
 
 
-def draw_documents() -> list[Document]:
+def draw_documents() -> list[WeightedDocument]:
     rng = np.random.default_rng(0)
     documents = []
     for index, length in enumerate(LENGTHS):

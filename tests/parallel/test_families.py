@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from longrun.nn.pack import Document
+from longrun.nn.pack import WeightedDocument
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("families")]
 SIZES = {
@@ -44,7 +44,7 @@ FAMILIES = {
 LENGTHS = (11, 1, 29, 6)
 
 
-def draw_documents() -> list[Document]:
+def draw_documents() -> list[WeightedDocument]:
     rng = np.random.default_rng(0)
     return [
         (
@@ -55,7 +55,7 @@ def draw_documents() -> list[Document]:
     ]
 
 
-def alone(folder: Path, documents: list[Document]) -> tuple[float, dict[str, torch.Tensor]]:
+def alone(folder: Path, documents: list[WeightedDocument]) -> tuple[float, dict[str, torch.Tensor]]:
     """Return transformers' loss and gradients, one document after the other."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float64, attn_implementation="eager"

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from longrun.nn.architecture import Arch
-from longrun.nn.pack import Document
+from longrun.nn.pack import WeightedDocument
 from longrun.parallel.mesh import Mesh
 
 pytestmark = pytest.mark.timeout(300)
@@ -113,7 +113,7 @@ COMPILED = {
 }
 
 
-def draw_documents() -> list[Document]:
+def draw_documents() -> list[WeightedDocument]:
     rng = np.random.default_rng(0)
     documents = []
     for index, length in enumerate(LENGTHS):

@@ -15,19 +15,19 @@ from longrun.training import nodes
 from longrun.training import train as stage
 from longrun.training.channel import LostError, free_port
 from longrun.training.metrics import read_metrics
-from longrun.training.nodes import Place, read_place
+from longrun.training.nodes import NodeAddress, read_address
 
 VARIABLES = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2345"}
 SETTINGS = {"max_steps": 12, "save_interval": 4, "verify": False, "num_nodes": 2}
 
 
 def test_one_node_needs_no_variables_and_several_need_all():
-    assert read_place(1, {}) == Place()
-    assert read_place(2, VARIABLES) == Place(1, 2, "127.0.0.1", 2345)
+    assert read_address(1, {}) == NodeAddress()
+    assert read_address(2, VARIABLES) == NodeAddress(1, 2, "127.0.0.1", 2345)
     for name in VARIABLES:
         some = {key: value for key, value in VARIABLES.items() if key != name}
         with pytest.raises(LaunchError, match=f"num_nodes is 2, but {name} is not set"):
-            read_place(2, some)
+            read_address(2, some)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_one_node_needs_no_variables_and_several_need_all():
 )
 def test_a_place_that_does_not_fit_is_refused(num_nodes, changes, message):
     with pytest.raises(ConfigError, match=message):
-        read_place(num_nodes, {**VARIABLES, **changes})
+        read_address(num_nodes, {**VARIABLES, **changes})
 
 
 @pytest.fixture
@@ -137,17 +137,17 @@ def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, 
     config = world.config(tmp_path / "run", **SETTINGS)
     other = world.config(tmp_path / "run", **SETTINGS, seed=1)
     port = free_port("127.0.0.1")
-    place = Place(0, 2, "127.0.0.1", port)
+    place = NodeAddress(0, 2, "127.0.0.1", port)
     leader = nodes.Peers(place, nodes._hash_of(config), nodes._listen(place))
     heard, callers = [], []
 
     def call() -> None:
-        stranger = nodes._call(Place(7, 2, "127.0.0.1", port), "?")
+        stranger = nodes._call(NodeAddress(7, 2, "127.0.0.1", port), "?")
         with pytest.raises(LostError):
             stranger.receive(10.0)
         heard.append("sent away")
         stranger.connection.close()
-        callers.append(nodes._call(Place(1, 2, "127.0.0.1", port), nodes._hash_of(other)))
+        callers.append(nodes._call(NodeAddress(1, 2, "127.0.0.1", port), nodes._hash_of(other)))
 
     caller = threading.Thread(target=call)
     caller.start()
@@ -161,7 +161,7 @@ def test_nodes_with_other_settings_and_strangers_are_sent_away(world, tmp_path, 
 
 def test_a_node_that_never_calls_is_named(world, monkeypatch):
     monkeypatch.setattr(nodes, "MEETING_SECONDS", 0.3)
-    place = Place(0, 3, "127.0.0.1", free_port("127.0.0.1"))
+    place = NodeAddress(0, 3, "127.0.0.1", free_port("127.0.0.1"))
     leader = nodes.Peers(place, "hash", nodes._listen(place))
     with pytest.raises(LaunchError, match=r"node 1, 2 of 3 did not call 127\.0\.0\.1"):
         leader.begin()
@@ -169,7 +169,7 @@ def test_a_node_that_never_calls_is_named(world, monkeypatch):
 
 
 def test_the_worst_outcome_tells(tmp_path):
-    ranks = [nodes.as_outcome(error("x"))["rank"] for error in (ConfigError, LostNodeError)]
+    ranks = [nodes.as_outcome(error("x"))["severity"] for error in (ConfigError, LostNodeError)]
     assert ranks == [4, 3]
     nodes.raise_outcome(nodes.DONE)
     with pytest.raises(ConfigError, match="what"):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from longrun.errors import ConfigError
-from longrun.nn.kernels import KERNELS, Place, accumulation_dtype
+from longrun.nn.kernels import KERNELS, KernelRequest, accumulation_dtype
 from longrun.nn.pack import PackTensors
 
 BACKENDS = tuple(KERNELS)
@@ -122,8 +122,8 @@ def choose_backend(
     """
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"attention backend {name!r} is unknown; known: auto, {_listed()}")
-    place = Place(device, dtype, head_dim, shares)
-    obstacles = {backend: kernel.obstacle(place) for backend, kernel in KERNELS.items()}
+    request = KernelRequest(device, dtype, head_dim, shares)
+    obstacles = {backend: kernel.obstacle(request) for backend, kernel in KERNELS.items()}
     able = [backend for backend, obstacle in obstacles.items() if obstacle is None]
     if name in able:
         return name

@@ -157,8 +157,8 @@ def hardware_flops(
 def attention_cost(shape: ModelShape, rate: float = ATTENTION_RATE) -> float:
     """Return the time of attending to one key over the time of a token's matrices.
 
-    A training of a document of n tokens takes ``n + share * n ** 2``, in tokens. ``rate`` is the
-    speed of attention over that of matrix products.
+    A training of a document of n tokens takes ``n + attention_cost * n ** 2``, in tokens.
+    ``rate`` is the speed of attention over that of matrix products.
     """
     attention = 7.0 * shape.num_layers * shape.query_size / rate
     return attention / linear_flops(shape)

@@ -15,7 +15,7 @@ Two documents, ``5 6 7`` (only the last token supervised) and ``8 9``, padded to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,15 @@ Number = TypeVar("Number", np.int32, np.float32)
 
 PADDING = -1
 """The document that a segment of padding belongs to."""
-Document = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-"""Token ids and the weight with which each token is supervised as a target; both [n]."""
+
+
+class WeightedDocument(NamedTuple):
+    """One document as training takes it."""
+
+    ids: npt.NDArray[np.int32]
+    """Token ids, [n]."""
+    weights: npt.NDArray[np.float32]
+    """With what weight each token is supervised as a target, [n]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,7 @@ class PackTensors:
         return replace(self, **tensors)
 
 
-def build_pack(documents: Sequence[Document], *, multiple_of: int = 1) -> PackTensors:
+def build_pack(documents: Sequence[WeightedDocument], *, multiple_of: int = 1) -> PackTensors:
     """Lay whole documents side by side and pad to a multiple of ``multiple_of`` tokens.
 
     ``documents[i] = (tokens, token_weights)``, both [n]: ``token_weights[j]`` is the weight with

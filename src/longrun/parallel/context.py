@@ -13,7 +13,7 @@ tokens and work are both balanced. Documents of 8 and 3 tokens, size 2::
     document 1      | 0 | 1 | 2              rank 0: 2          rank 1: 0 1
     keys of rank 0's runs:   0-1 of document 0, 0-7 of document 0, 0-2 of document 1
 
-``share_of`` is a pure function of the layout and never communicates.
+``tensors_of_rank`` is a pure function of the layout and never communicates.
 Source of the zig-zag: Llama 3 (arXiv:2407.21783, section 3.3.2), there over whole sequences.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from longrun.nn.attention import Boundaries
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import PADDING, Document, PackTensors, build_pack
+from longrun.nn.pack import PADDING, PackTensors, WeightedDocument, build_pack
 from longrun.parallel.collectives import Axis
 from longrun.parallel.mesh import Mesh
 
@@ -43,7 +43,9 @@ class _Run:
     end: int
 
 
-def share_of(whole: PackTensors, *, size: int, rank: int, multiple_of: int = 1) -> PackTensors:
+def tensors_of_rank(
+    whole: PackTensors, *, size: int, rank: int, multiple_of: int = 1
+) -> PackTensors:
     """Return rank ``rank``'s share of an unpadded pack, cut over ``size`` ranks.
 
     Every share has the same number of tokens, a multiple of ``multiple_of``: what is missing is
@@ -140,14 +142,14 @@ def gather_keys(model: Decoder, axis: Axis) -> None:
         layer.self_attn.core = GatheredAttention(layer.self_attn.core, axis)
 
 
-def lay_out(documents: Sequence[Document], mesh: Mesh) -> PackTensors:
+def lay_out(documents: Sequence[WeightedDocument], mesh: Mesh) -> PackTensors:
     """Return this rank's share of the pack of ``documents``, on its device.
 
     Padded to a multiple of the tensor axis, over which the tokens are split between layers.
     """
     if mesh.context_size == 1:
         return build_pack(documents, multiple_of=mesh.tensor_size).to(mesh.device)
-    return share_of(
+    return tensors_of_rank(
         build_pack(documents),
         size=mesh.context_size,
         rank=mesh.context_rank,

@@ -1,15 +1,15 @@
 """Which rank computes which documents of a batch: pure functions of lengths, never of files.
 
 The gradient of a batch does not depend on how its documents are grouped, so they are dealt to the
-ranks such that all finish together: a document of n tokens takes ``n + share * n ** 2`` (see
-``longrun.nn.costs.attention_cost``) and the slowest rank decides how long a step takes.
+ranks such that all finish together: a document of n tokens takes ``n + attention_cost * n ** 2``
+(see ``longrun.nn.costs``) and the slowest rank decides how long a step takes.
 
 ``packs``      whole packs: longest processing time first, then pairs are exchanged
 ``documents``  single documents in the same way, then each rank's are put into micro-steps of at
                most ``pack_size`` tokens: one more than with packs, because packs are full
 
-Trace, share 0.1, 2 ranks, packs of 10 tokens: ``[10] [5 5] [4 6] [2 8]``. Their documents cost 20,
-7.5 7.5, 5.6 9.6 and 2.4 14.4, so an even deal would take 33.5::
+Trace, attention_cost 0.1, 2 ranks, packs of 10 tokens: ``[10] [5 5] [4 6] [2 8]``. Their documents
+cost 20, 7.5 7.5, 5.6 9.6 and 2.4 14.4, so an even deal would take 33.5::
 
     packs       20 + 15            16.8 + 15.2                the slowest takes 35
     documents   20 + 7.5 + 5.6     14.4 + 9.6 + 7.5 + 2.4     the slowest takes 33.9
@@ -120,30 +120,30 @@ class Deal:
         return float(slowest / (times.sum() / len(times)))
 
 
-def document_costs(lengths: Lengths, share: float) -> Floats:
-    """Model the time of each document in tokens: ``n + share * n ** 2``, [D]."""
+def document_costs(lengths: Lengths, attention_cost: float) -> Floats:
+    """Model the time of each document in tokens: ``n + attention_cost * n ** 2``, [D]."""
     tokens = lengths.astype(np.float64)
-    return tokens + share * tokens**2
+    return tokens + attention_cost * tokens**2
 
 
-def pack_cost(lengths: Lengths, share: float) -> float:
+def pack_cost(lengths: Lengths, attention_cost: float) -> float:
     """Model the time of a pack of documents, in tokens."""
-    return float(document_costs(lengths, share).sum())
+    return float(document_costs(lengths, attention_cost).sum())
 
 
-def pack_costs(lengths: Lengths, starts: npt.NDArray[np.int64], share: float) -> Floats:
+def pack_costs(lengths: Lengths, starts: npt.NDArray[np.int64], attention_cost: float) -> Floats:
     """Model the time of P packs in tokens, [P]; none is empty.
 
     ``starts`` is [P + 1]: pack p holds the documents of ``lengths[starts[p] : starts[p + 1]]``.
     """
     if len(starts) == 1:
         return np.zeros(0)
-    sums: Floats = np.add.reduceat(document_costs(lengths, share), starts[:-1])
+    sums: Floats = np.add.reduceat(document_costs(lengths, attention_cost), starts[:-1])
     return sums
 
 
 def deal_batch(
-    packs: Sequence[Lengths], share: float, ranks: Ranks, balance: Balance, pack_size: int
+    packs: Sequence[Lengths], attention_cost: float, ranks: Ranks, balance: Balance, pack_size: int
 ) -> Deal:
     """Deal the documents of a batch, given as the lengths of each pack's documents.
 
@@ -151,7 +151,7 @@ def deal_batch(
     micro-step; no pack is longer.
     """
     lengths = np.concatenate(packs)
-    costs = document_costs(lengths, share)
+    costs = document_costs(lengths, attention_cost)
     if balance == "documents":
         return _deal_of(_deal_documents(lengths, costs, ranks, pack_size), costs)
     whole = _deal_of(_deal_packs(packs, costs, ranks), costs)

@@ -24,6 +24,7 @@ from longrun.formats.text.conversation import CONVERSATION_NAME
 from longrun.nn.attention import choose_backend
 from longrun.nn.costs import ModelShape, attention_cost
 from longrun.nn.decoder import Decoder
+from longrun.nn.pack import WeightedDocument
 from longrun.nn.probe import Heads, time_backends
 from longrun.optim.optimizers import build_optimizers
 from longrun.optim.running_average import RunningAverage
@@ -36,7 +37,6 @@ from longrun.training.loop import Training
 from longrun.training.readers import (
     HeldOutReader,
     PackReader,
-    Weighted,
     build_batches,
 )
 
@@ -55,8 +55,8 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         InputError: the model or the packs cannot be used.
     """
     packs = PackSet.open(config.packs)
-    share = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
-    reader = PackReader(packs, config.loss_weights, share)
+    cost = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
+    reader = PackReader(packs, config.loss_weights, cost)
     batches = build_batches(config, packs)
     attention = choose_attention(config, mesh, reader.read(batches[0][0]))
     distributed = build_model(config, mesh, attention)
@@ -72,11 +72,11 @@ def build_training(config: TrainConfig, mesh: Mesh) -> Training:
         num_steps=num_steps,
         average=None if decay is None else RunningAverage(parameters, decay),
         packs=reader,
-        held_out=HeldOutReader(packs, config.loss_weights, share),
+        held_out=HeldOutReader(packs, config.loss_weights, cost),
     )
 
 
-def choose_attention(config: EngineConfig, mesh: Mesh, pack: Sequence[Weighted]) -> str:
+def choose_attention(config: EngineConfig, mesh: Mesh, pack: Sequence[WeightedDocument]) -> str:
     """Return the attention backend; several that can run are timed on ``pack``; collective.
 
     All ranks take what rank 0 measured.

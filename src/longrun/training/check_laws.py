@@ -20,7 +20,7 @@ from longrun.config.training import VerifyConfig
 from longrun.formats.plans import PackSet
 from longrun.formats.stages.atomic import write_text
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import build_pack
+from longrun.nn.pack import WeightedDocument, build_pack
 from longrun.parallel.data import Distributed, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, broadcast_object
@@ -34,7 +34,7 @@ from longrun.training.laws import (
     end_of,
     weight_of,
 )
-from longrun.training.readers import Weighted, weigh, weight_table
+from longrun.training.readers import weigh, weight_table
 from longrun.training.verify import RESULT_NAME
 
 BYTES_PER_PARAMETER = 10
@@ -70,7 +70,7 @@ def prove(config: VerifyConfig, mesh: Mesh) -> None:
             )
 
 
-def first_documents(config: VerifyConfig) -> list[Weighted]:
+def first_documents(config: VerifyConfig) -> list[WeightedDocument]:
     """Return the ends of the first documents of the first plan."""
     packs = PackSet.open(config.packs)
     table = weight_table(config.loss_weights)
@@ -80,7 +80,7 @@ def first_documents(config: VerifyConfig) -> list[Weighted]:
 
 
 def check_one_process(
-    model: Distributed, mesh: Mesh, documents: Sequence[Weighted], config: VerifyConfig
+    model: Distributed, mesh: Mesh, documents: Sequence[WeightedDocument], config: VerifyConfig
 ) -> list[Finding]:
     """Compare the gradients that ``model`` holds with those of the whole model on rank 0.
 
@@ -112,7 +112,7 @@ def _load_whole(spread: Decoder, mesh: Mesh, config: VerifyConfig) -> Decoder:
 
 
 def _gradients_alone(
-    whole: Decoder, mesh: Mesh, documents: Sequence[Weighted], chunk_tokens: int
+    whole: Decoder, mesh: Mesh, documents: Sequence[WeightedDocument], chunk_tokens: int
 ) -> dict[str, Tensor]:
     """Return the gradient of every parameter, one document after the other."""
     weight = weight_of(documents)

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from longrun.errors import VerificationError
-from longrun.nn.pack import build_pack
+from longrun.nn.pack import WeightedDocument, build_pack
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, stored_part
 from longrun.parallel.mesh import Mesh, all_agree, sum_over_ranks
-from longrun.training.readers import Weighted
 from longrun.training.step import MicroStep, compute_gradients, filler
 
 MAX_DOCUMENTS = 4
@@ -65,7 +64,7 @@ class Finding:
 def verify(
     model: Distributed,
     mesh: Mesh,
-    documents: Sequence[Weighted],
+    documents: Sequence[WeightedDocument],
     counts: Mapping[str, object],
     chunk_tokens: int,
 ) -> list[Finding]:
@@ -83,7 +82,7 @@ def verify(
 
 @torch.no_grad()
 def check_isolation(
-    model: Distributed, mesh: Mesh, documents: Sequence[Weighted], changed: Sequence[int]
+    model: Distributed, mesh: Mesh, documents: Sequence[WeightedDocument], changed: Sequence[int]
 ) -> Finding:
     """Change each document of ``changed`` and compare the other documents' logits.
 
@@ -96,7 +95,7 @@ def check_isolation(
     for index in changed:
         altered = list(documents)
         tokens, weights = documents[index]
-        altered[index] = (tokens + 1) % np.int32(vocab_size), weights
+        altered[index] = WeightedDocument((tokens + 1) % np.int32(vocab_size), weights)
         pairs = zip(before, _logits(model, mesh, altered), strict=True)
         others = [(document, old, new) for (document, old), (_, new) in pairs if document != index]
         changes = [float((old != new).sum()) for _, old, new in others]
@@ -112,7 +111,7 @@ def check_isolation(
 
 
 def check_regrouping(
-    model: Distributed, mesh: Mesh, documents: Sequence[Weighted], chunk_tokens: int
+    model: Distributed, mesh: Mesh, documents: Sequence[WeightedDocument], chunk_tokens: int
 ) -> list[Finding]:
     """Compare loss and gradients of one pack on one data rank and of lone documents over all.
 
@@ -152,7 +151,7 @@ def check_regrouping(
     ]
 
 
-def weight_of(documents: Sequence[Weighted]) -> float:
+def weight_of(documents: Sequence[WeightedDocument]) -> float:
     """Return the sum of the weights of the targets of ``documents``."""
     return math.fsum(build_pack([document]).weight_sum() for document in documents)
 
@@ -162,16 +161,16 @@ def relative_difference(one: float, other: float) -> float:
     return abs(one - other) / max(abs(other), 1e-12)
 
 
-def end_of(document: Weighted, max_tokens: int | None) -> Weighted:
+def end_of(document: WeightedDocument, max_tokens: int | None) -> WeightedDocument:
     """Return the last tokens of a document; the last of all is supervised in any case."""
-    first = 0 if max_tokens is None else max(len(document[0]) - max_tokens, 0)
-    tokens, weights = document[0][first:], document[1][first:].copy()
+    first = 0 if max_tokens is None else max(len(document.ids) - max_tokens, 0)
+    ids, weights = document.ids[first:], document.weights[first:].copy()
     weights[-1] = 1.0
-    return tokens, weights
+    return WeightedDocument(ids, weights)
 
 
 def _logits(
-    model: Distributed, mesh: Mesh, documents: Sequence[Weighted]
+    model: Distributed, mesh: Mesh, documents: Sequence[WeightedDocument]
 ) -> list[tuple[int, Tensor]]:
     """Return (document, logits) of every run of tokens that this rank has; collective."""
     layout = lay_out(documents, mesh)

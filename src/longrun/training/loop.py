@@ -170,7 +170,7 @@ def train(training: Training, state: LoopState, stop_requested: Callable[[], boo
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankBatch:
     """A batch as this rank sees it."""
 
     dealt: Deal
@@ -179,7 +179,7 @@ class Share:
     """This rank's, filled up to the most of any rank."""
 
 
-def share_of(training: Training, batch: list[PackId]) -> Share:
+def rank_batch(training: Training, batch: list[PackId]) -> RankBatch:
     """Deal ``batch`` and lay out this rank's share of it.
 
     Reads files and copies to the device; in a thread of its own.
@@ -191,17 +191,17 @@ def share_of(training: Training, batch: list[PackId]) -> Share:
         MicroStep(first + index, lay_out(training.packs.read_documents(documents), mesh))
         for index, documents in enumerate(dealt.hands[mesh.data_rank])
     ]
-    return Share(dealt, own + [filler(mesh)] * (dealt.most_micro_steps - len(own)))
+    return RankBatch(dealt, own + [filler(mesh)] * (dealt.most_micro_steps - len(own)))
 
 
 def _one_step(
-    training: Training, state: LoopState, prefetched: Prefetch[Share], guard: Guard
+    training: Training, state: LoopState, prefetched: Prefetch[RankBatch], guard: Guard
 ) -> StepNumbers:
     """Train the step after ``state``."""
     began = time.perf_counter()
-    config, share = training.config, prefetched.take()
-    dealt, waited = share.dealt, time.perf_counter() - began
-    counts = count(share.micro_steps, training.mesh)
+    config, batch = training.config, prefetched.take()
+    dealt, waited = batch.dealt, time.perf_counter() - began
+    counts = count(batch.micro_steps, training.mesh)
     if not counts.weight > 0:
         names = _named(training, dealt.documents(range(dealt.num_micro_steps)))
         raise InputError(f"step {state.step + 1}: no token is supervised in {names}")
@@ -209,7 +209,7 @@ def _one_step(
     gradients = compute_gradients(
         training.model,
         training.mesh,
-        share.micro_steps,
+        batch.micro_steps,
         num_packs=dealt.num_micro_steps,
         weight=counts.weight,
         chunk_tokens=config.loss_chunk_tokens,
@@ -291,9 +291,9 @@ def _due(step: int, interval: int | None, num_steps: int, also: Collection[int] 
     return on_time or step == num_steps or step in also
 
 
-def _prefetch(training: Training, step: int) -> Prefetch[Share]:
-    def make(index: int) -> Share:
-        return share_of(training, training.batches[index])
+def _prefetch(training: Training, step: int) -> Prefetch[RankBatch]:
+    def make(index: int) -> RankBatch:
+        return rank_batch(training, training.batches[index])
 
     return Prefetch(make, step, training.num_steps, training.config.prefetch_batches)
 

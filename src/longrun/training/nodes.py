@@ -42,13 +42,13 @@ _RETRY_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 Outcome = dict[str, Any]
-"""``{"rank": 0}`` done; otherwise also ``kind`` (class of the error) and ``message``. Of several,
-the one of the highest rank tells: 1 stopped, 2 died, 3 killed by a signal, 4 raised."""
-DONE: Outcome = {"rank": 0}
+"""``{"severity": 0}`` done; otherwise also ``kind`` (class of the error) and ``message``. Of
+several, the highest severity tells: 1 stopped, 2 died, 3 killed by a signal, 4 raised."""
+DONE: Outcome = {"severity": 0}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodeAddress:
     """This node among the nodes of a training."""
 
     node: int = 0
@@ -58,8 +58,8 @@ class Place:
     """Where node 0 listens."""
 
 
-def read_place(num_nodes: int, environment: Mapping[str, str]) -> Place:
-    """Read this node's place from torchrun's variables.
+def read_address(num_nodes: int, environment: Mapping[str, str]) -> NodeAddress:
+    """Read this node's address from torchrun's variables.
 
     Raises:
         ConfigError: they do not fit ``num_nodes`` or each other.
@@ -67,7 +67,7 @@ def read_place(num_nodes: int, environment: Mapping[str, str]) -> Place:
     """
     started = environment.get("NNODES", "1")
     if num_nodes == 1 and started == "1":
-        return Place()
+        return NodeAddress()
     missing = [name for name in VARIABLES if not environment.get(name)]
     if missing:
         raise LaunchError(
@@ -84,14 +84,14 @@ def read_place(num_nodes: int, environment: Mapping[str, str]) -> Place:
             f"train.num_nodes is {num_nodes}, but this is node NODE_RANK={node} of NNODES={count};"
             " make them fit"
         )
-    return Place(node, count, environment["MASTER_ADDR"], port)
+    return NodeAddress(node, count, environment["MASTER_ADDR"], port)
 
 
 @dataclass(slots=True)
 class Peers:
     """The other nodes, as the starter of this one sees them; alone there are none."""
 
-    place: Place
+    location: NodeAddress
     settings: str
     """Hash of the settings; nodes with others are refused."""
     listener: socket.socket | None = None
@@ -104,7 +104,7 @@ class Peers:
     @property
     def leads(self) -> bool:
         """Whether this is node 0, which owns the output folder."""
-        return self.place.node == 0
+        return self.location.node == 0
 
     def begin(self) -> int:
         """Meet the other nodes; return the port at which the workers of all nodes meet.
@@ -115,7 +115,7 @@ class Peers:
         """
         if self.leads:
             self._gather(MEETING_SECONDS)
-            port = free_port(self.place.address)
+            port = free_port(self.location.address)
             for channel in self.channels.values():
                 channel.send({"begin": port})
             return port
@@ -134,27 +134,27 @@ class Peers:
                 continue
             if message is not None:
                 self._take(node, message)
-        return any(outcome["rank"] > 1 for outcome in self.ended.values())
+        return any(outcome["severity"] > 1 for outcome in self.ended.values())
 
     def settle(self, own: Outcome) -> Outcome:
         """Say how this node's workers ended; return the worst outcome of all nodes."""
         if not self.leads:
             self.channels[0].send({"ended": own})
             return own
-        bad = own["rank"] > 1 or any(outcome["rank"] > 1 for outcome in self.ended.values())
+        bad = own["severity"] > 1 or any(outcome["severity"] > 1 for outcome in self.ended.values())
         if bad:
             self._tell_all({"end": True})
         deadline = time.monotonic() + (LAST_WORD_SECONDS if bad else MEETING_SECONDS)
         while len(self.ended) < len(self.channels) and time.monotonic() < deadline:
             self.failed()
             time.sleep(0.05)
-        return max([own, *self.ended.values()], key=lambda outcome: int(outcome["rank"]))
+        return max([own, *self.ended.values()], key=lambda outcome: int(outcome["severity"]))
 
     def leave(self, outcome: Outcome) -> None:
         """On node 0, last of all: tell every node the outcome, also those still on their way."""
-        if self.leads and self.place.num_nodes > 1:
+        if self.leads and self.location.num_nodes > 1:
             try:
-                self._gather(MEETING_SECONDS if outcome["rank"] == 0 else LAST_WORD_SECONDS)
+                self._gather(MEETING_SECONDS if outcome["severity"] == 0 else LAST_WORD_SECONDS)
             except LongrunError as error:
                 log.warning("%s", error)
             self._tell_all({"outcome": outcome})
@@ -176,7 +176,7 @@ class Peers:
         if "ended" in message:
             self.ended[node] = dict(message["ended"])
         if "end" in message:
-            self.ended[node] = {"rank": 2, **as_died("another node failed")}
+            self.ended[node] = {"severity": 2, **as_died("another node failed")}
         if "outcome" in message:
             self.told = dict(message["outcome"])
             self.ended[node] = self.told
@@ -198,18 +198,19 @@ class Peers:
 
     def _gather(self, seconds: float) -> None:
         """Accept nodes until all are here."""
-        assert self.listener is not None or self.place.num_nodes == 1
+        assert self.listener is not None or self.location.num_nodes == 1
         deadline = time.monotonic() + seconds
-        while len(self.channels) < self.place.num_nodes - 1:
+        while len(self.channels) < self.location.num_nodes - 1:
             assert self.listener is not None
             self.listener.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection, _ = self.listener.accept()
             except TimeoutError:
-                missing = sorted(set(range(1, self.place.num_nodes)) - set(self.channels))
+                missing = sorted(set(range(1, self.location.num_nodes)) - set(self.channels))
                 raise LaunchError(
-                    f"node {', '.join(map(str, missing))} of {self.place.num_nodes} did not call"
-                    f" {self.place.address}:{self.place.port} within {seconds:.0f} s; see its log"
+                    f"node {', '.join(map(str, missing))} of {self.location.num_nodes} did not call"
+                    f" {self.location.address}:{self.location.port} within {seconds:.0f} s;"
+                    " see its log"
                 ) from None
             self._admit(Channel(connection))
 
@@ -220,7 +221,7 @@ class Peers:
         except LostError:
             hello = {}
         node = hello.get("node")
-        if not isinstance(node, int) or not 0 < node < self.place.num_nodes:
+        if not isinstance(node, int) or not 0 < node < self.location.num_nodes:
             channel.connection.close()
         elif hello.get("settings") != self.settings:
             error = f"node {node} was started with other settings or another version than node 0"
@@ -236,20 +237,20 @@ class AlreadyOverError(Exception):
 
 @contextmanager
 def join_nodes(config: EngineConfig) -> Iterator[Peers]:
-    """Take this node's place; on node 0 tell the others how the block ended.
+    """Take this node's address; on node 0 tell the others how the block ended.
 
     Raises:
-        ConfigError: see ``read_place``.
+        ConfigError: see ``read_address``.
         LaunchError: the address cannot be used, or node 0 does not answer.
     """
-    place = read_place(config.num_nodes, os.environ)
-    peers = Peers(place, _hash_of(config))
+    location = read_address(config.num_nodes, os.environ)
+    peers = Peers(location, _hash_of(config))
     try:
-        if place.num_nodes > 1 and peers.leads:
-            peers.listener = _listen(place)
+        if location.num_nodes > 1 and peers.leads:
+            peers.listener = _listen(location)
         elif not peers.leads:
-            peers.channels[0] = _call(place, peers.settings)
-        outcome = {"rank": 2, **as_died("node 0 ended with an error of its own")}
+            peers.channels[0] = _call(location, peers.settings)
+        outcome = {"severity": 2, **as_died("node 0 ended with an error of its own")}
         try:
             yield peers
             outcome = DONE
@@ -264,23 +265,24 @@ def join_nodes(config: EngineConfig) -> Iterator[Peers]:
 
 def as_outcome(error: LongrunError) -> Outcome:
     """Write an error of the program as an outcome."""
-    rank = 1 if isinstance(error, StoppedError) else 3 if isinstance(error, LostNodeError) else 4
-    return {"rank": rank, "kind": type(error).__name__, "message": str(error)}
+    lost = 3 if isinstance(error, LostNodeError) else 4
+    severity = 1 if isinstance(error, StoppedError) else lost
+    return {"severity": severity, "kind": type(error).__name__, "message": str(error)}
 
 
 def as_died(message: str) -> Outcome:
-    """Write the end of a node as an outcome, without its rank."""
+    """Write the end of a node as an outcome, without its severity."""
     return {"kind": "LaunchError", "message": message}
 
 
 def lost(node: int) -> Outcome:
     """Return the outcome of a node that left without a word."""
-    return {"rank": 3, "kind": "LostNodeError", "message": _left(node)}
+    return {"severity": 3, "kind": "LostNodeError", "message": _left(node)}
 
 
 def raise_outcome(outcome: Outcome) -> None:
     """Raise the error that an outcome tells of, as its own class; nothing for a good one."""
-    if outcome["rank"]:
+    if outcome["severity"]:
         kind = getattr(errors, str(outcome["kind"]), LongrunError)
         raise kind(str(outcome["message"]))
 
@@ -291,33 +293,36 @@ def _hash_of(config: EngineConfig) -> str:
     return fingerprint.of_value({"config": config.model_dump(mode="json"), "v": __version__})
 
 
-def _listen(place: Place) -> socket.socket:
+def _listen(location: NodeAddress) -> socket.socket:
     deadline = time.monotonic() + 30.0
     while True:
         try:
-            return socket.create_server((place.address, place.port), backlog=place.num_nodes)
+            return socket.create_server(
+                (location.address, location.port), backlog=location.num_nodes
+            )
         except OSError as error:
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"node 0 cannot listen at {place.address}:{place.port} ({error.strerror}); set"
-                    " MASTER_ADDR to an address of this machine and MASTER_PORT to a free port"
+                    f"node 0 cannot listen at {location.address}:{location.port}"
+                    f" ({error.strerror}); set MASTER_ADDR to an address of this machine and MASTER_PORT to a free port"
                 ) from None
             time.sleep(_RETRY_SECONDS)
 
 
-def _call(place: Place, settings: str) -> Channel:
+def _call(location: NodeAddress, settings: str) -> Channel:
     deadline = time.monotonic() + MEETING_SECONDS
     while True:
         try:
-            connection = socket.create_connection((place.address, place.port), timeout=10.0)
+            connection = socket.create_connection((location.address, location.port), timeout=10.0)
             connection.settimeout(None)
             channel = Channel(connection)
-            channel.send({"node": place.node, "settings": settings})
+            channel.send({"node": location.node, "settings": settings})
             return channel
         except OSError as error:
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"node {place.node}: node 0 does not answer at {place.address}:{place.port}"
+                    f"node {location.node}: node 0 does not answer at"
+                    f" {location.address}:{location.port}"
                     f" ({error}); see its log"
                 ) from None
             time.sleep(_RETRY_SECONDS)

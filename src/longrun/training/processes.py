@@ -24,7 +24,7 @@ import longrun
 from longrun.errors import EXIT_STOPPED
 from longrun.formats.processes import STOP_SIGNALS, available_cores
 from longrun.training.channel import interface_towards
-from longrun.training.nodes import DONE, Outcome, Peers, Place, as_died
+from longrun.training.nodes import DONE, NodeAddress, Outcome, Peers, as_died
 
 TORCHRUN_VARIABLES = (
     "RANK",
@@ -73,7 +73,7 @@ class _Workers:
 class Meeting:
     """Where the workers of all nodes meet, and which of them this node starts."""
 
-    place: Place
+    location: NodeAddress
     num_processes: int
     """Workers of each node."""
     port: int
@@ -81,12 +81,12 @@ class Meeting:
     @property
     def first_rank(self) -> int:
         """Rank of this node's first worker."""
-        return self.place.node * self.num_processes
+        return self.location.node * self.num_processes
 
     @property
     def num_ranks(self) -> int:
         """Workers of all nodes."""
-        return self.place.num_nodes * self.num_processes
+        return self.location.num_nodes * self.num_processes
 
 
 def run_workers(verb: str, config_path: Path, num_processes: int, peers: Peers) -> Outcome:
@@ -100,7 +100,7 @@ def run_workers(verb: str, config_path: Path, num_processes: int, peers: Peers) 
         AlreadyOverError: node 0 says that there is nothing to train.
     """
     with tempfile.TemporaryDirectory(prefix="longrun-") as reports:
-        meeting = Meeting(peers.place, num_processes, peers.begin())
+        meeting = Meeting(peers.location, num_processes, peers.begin())
         workers = _Workers([], Path(reports), meeting)
         try:
             with _signals_passed_on(workers):
@@ -119,7 +119,7 @@ def worker_environment(local: int, meeting: Meeting) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in TORCHRUN_VARIABLES}
     code = str(Path(longrun.__file__).parents[1])
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
-    count, address = meeting.num_processes, meeting.place.address
+    count, address = meeting.num_processes, meeting.location.address
     # Nodes that meet at loopback are processes of one machine and share its cores. More threads
     # than cores wait for each other in turns: 0.5 steps/s instead of 30 on a busy machine.
     sharing = meeting.num_ranks if address.startswith("127.") else count
@@ -170,7 +170,7 @@ def _outcome(workers: _Workers) -> Outcome:
     reports = [workers.report(local) for local in range(len(codes))]
     raised = next((report for report in reports if "kind" in report), None)
     if raised is not None:
-        return {"rank": 4, **raised}
+        return {"severity": 4, **raised}
     asked = workers.stop_signal
     if EXIT_STOPPED in codes:
         return _stopped(max(report.get("step", 0) for report in reports), asked)
@@ -178,7 +178,7 @@ def _outcome(workers: _Workers) -> Outcome:
         return _stopped(0, asked)
     failed = [local for local, code in enumerate(codes) if code not in (None, 0)]
     if not failed:
-        return {"rank": 2, **as_died("the workers of this node were ended")}
+        return {"severity": 2, **as_died("the workers of this node were ended")}
     # The others fail on the lost connection; the one that a signal ended was the first.
     local = min(failed, key=lambda local: workers.processes[local].returncode > 0)
     return _died(workers, local)
@@ -188,7 +188,7 @@ def _stopped(step: int, asked: signal.Signals | None) -> Outcome:
     by = f" by {asked.name}" if asked is not None else ""
     saved = f"saved at step {step}" if step else "no step was finished"
     message = f"training was interrupted{by}: {saved}; run the same command to continue"
-    return {"rank": 1, "kind": "StoppedError", "message": message}
+    return {"severity": 1, "kind": "StoppedError", "message": message}
 
 
 def _died(workers: _Workers, local: int) -> Outcome:
@@ -199,13 +199,13 @@ def _died(workers: _Workers, local: int) -> Outcome:
         name = signal.Signals(-code).name
         hint = " (is the memory of the machine used up?)" if code == -signal.SIGKILL else ""
         how = f"was killed by {name}{hint}"
-    node = f" on node {meeting.place.node}" if meeting.place.num_nodes > 1 else ""
+    node = f" on node {meeting.location.node}" if meeting.location.num_nodes > 1 else ""
     message = (
         f"worker {meeting.first_rank + local} of {meeting.num_ranks}{node} (process {process.pid})"
         f" {how}; the other workers were ended. Run the same command to continue from the last"
         " checkpoint"
     )
-    return {"rank": 3 if code < 0 else 2, **as_died(message)}
+    return {"severity": 3 if code < 0 else 2, **as_died(message)}
 
 
 @contextmanager

@@ -16,11 +16,9 @@ from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.text.spans import SpanKind
 from longrun.nn.costs import ModelShape, attention_cost
+from longrun.nn.pack import WeightedDocument
 from longrun.training.balance import Balance, Deal, Ranks, deal_batch, pack_cost, pack_costs
 from longrun.training.batches import Batches, PackId, PackLine, TokenBatches, WindowedBatches
-
-Weighted = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-"""Tokens of a document and their weights as targets; both [n]."""
 
 
 def weight_table(weights: LossWeights) -> npt.NDArray[np.float32]:
@@ -32,9 +30,10 @@ def weight_table(weights: LossWeights) -> npt.NDArray[np.float32]:
     return table
 
 
-def weigh(document: Document, table: npt.NDArray[np.float32]) -> Weighted:
+def weigh(document: Document, table: npt.NDArray[np.float32]) -> WeightedDocument:
     """Give every token of ``document`` the weight of its span."""
-    return document.tokens, np.repeat(table[document.span_kinds], document.span_lengths)
+    weights = np.repeat(table[document.span_kinds], document.span_lengths)
+    return WeightedDocument(document.tokens, weights)
 
 
 def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
@@ -46,9 +45,9 @@ def build_batches(config: TrainConfig, packs: PackSet) -> PackLine:
     plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
     sizes = tuple(plan.document_counts for plan in plans)
     if config.balance_window > 1 and config.global_batch_size is not None:
-        share = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
+        cost = attention_cost(ModelShape.of(read_arch(config.model, config.context)))
         lengths = packs.training.lengths
-        costs = tuple(pack_costs(lengths[plan.documents], plan.starts, share) for plan in plans)
+        costs = tuple(pack_costs(lengths[plan.documents], plan.starts, cost) for plan in plans)
         line = sizes, config.global_batch_size, config.seed
         return WindowedBatches(*line, config.balance_window, costs)
     if config.global_batch_size is not None:
@@ -72,14 +71,14 @@ def _sum_per_pack(plan: PackPlan, of_document: npt.NDArray[np.int64]) -> npt.NDA
 class PackReader:
     """The training packs of all epochs, with loss weights."""
 
-    def __init__(self, packs: PackSet, weights: LossWeights, share: float) -> None:
+    def __init__(self, packs: PackSet, weights: LossWeights, attention_cost: float) -> None:
         self._documents = packs.training
         self._plans = [packs.plan(epoch) for epoch in range(packs.num_epochs)]
         self._table = weight_table(weights)
-        self._share = share
+        self._attention_cost = attention_cost
         self._pack_size = packs.pack_size
 
-    def read(self, pack: PackId) -> list[Weighted]:
+    def read(self, pack: PackId) -> list[WeightedDocument]:
         """Return the documents of ``pack``, in the order of its plan."""
         return self.read_documents(self._indices(pack).tolist())
 
@@ -87,10 +86,10 @@ class PackReader:
         """Deal the documents of ``batch`` to ``ranks``; they keep their numbers in the data."""
         numbers = [self._indices(pack) for pack in batch]
         lengths = [self._documents.lengths[documents] for documents in numbers]
-        dealt = deal_batch(lengths, self._share, ranks, balance, self._pack_size)
+        dealt = deal_batch(lengths, self._attention_cost, ranks, balance, self._pack_size)
         return dealt.renumbered(np.concatenate(numbers).tolist())
 
-    def read_documents(self, numbers: Iterable[int]) -> list[Weighted]:
+    def read_documents(self, numbers: Iterable[int]) -> list[WeightedDocument]:
         """Return documents by their numbers in the data."""
         return [weigh(self._documents[number], self._table) for number in numbers]
 
@@ -110,11 +109,11 @@ class PackReader:
 class HeldOutReader:
     """The validation packs, each cut by mode: a document's loss does not depend on its pack."""
 
-    def __init__(self, packs: PackSet, weights: LossWeights, share: float) -> None:
+    def __init__(self, packs: PackSet, weights: LossWeights, attention_cost: float) -> None:
         self._documents: DocumentSet = packs.validation
         self._plan: PackPlan = packs.validation_plan
         self._table = weight_table(weights)
-        self._share = share
+        self._attention_cost = attention_cost
         self.parts = [
             (pack, mode)
             for pack in range(len(self._plan))
@@ -126,13 +125,13 @@ class HeldOutReader:
         """Return the mode of the documents of ``part``."""
         return str(self._documents.modes[self.parts[part][1]])
 
-    def read(self, part: int) -> list[Weighted]:
+    def read(self, part: int) -> list[WeightedDocument]:
         """Return the documents of ``part``."""
         return [weigh(self._documents[int(index)], self._table) for index in self._indices(part)]
 
     def cost(self, part: int) -> float:
         """Return the modelled time of ``part``, in tokens."""
-        return pack_cost(self._documents.lengths[self._indices(part)], self._share)
+        return pack_cost(self._documents.lengths[self._indices(part)], self._attention_cost)
 
     def _indices(self, part: int) -> npt.NDArray[np.int64]:
         pack, mode = self.parts[part]

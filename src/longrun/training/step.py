@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longrun.nn.pack import PackTensors
+from longrun.nn.pack import PackTensors, WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_shares
@@ -61,7 +61,7 @@ class Gradients:
 
 def filler(mesh: Mesh) -> MicroStep:
     """Make a micro-step of one token without weight: its loss and its gradients are exactly 0."""
-    nothing = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    nothing = WeightedDocument(np.zeros(1, np.int32), np.zeros(1, np.float32))
     return MicroStep(None, lay_out([nothing], mesh))
 
 

@@ -9,14 +9,14 @@ from longrun.checkpoint.huggingface import load_weights
 from longrun.checkpoint.model_folder import read_config
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import Document
+from longrun.nn.pack import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import distribute, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, sum_over_shares
 
 
-def one_step(mesh: Mesh, folder: Path, documents: list[Document]) -> dict[str, Any]:
+def one_step(mesh: Mesh, folder: Path, documents: list[WeightedDocument]) -> dict[str, Any]:
     """Return loss and whole gradients of one pack."""
     with torch.device("meta"):
         arch = Arch.from_hf(read_config(folder), str(folder))
@@ -37,7 +37,9 @@ def one_step(mesh: Mesh, folder: Path, documents: list[Document]) -> dict[str, A
     }
 
 
-def run(process: Mesh, folders: list[Path], documents: list[Document]) -> list[dict[str, Any]]:
+def run(
+    process: Mesh, folders: list[Path], documents: list[WeightedDocument]
+) -> list[dict[str, Any]]:
     """Take one step with every model."""
     mesh = Mesh(process.rank, process.size, process.device, process.backend, 2, 2)
     return [one_step(mesh, folder, documents) for folder in folders]

@@ -12,7 +12,7 @@ from longrun.errors import InputError
 from longrun.nn.architecture import Arch
 from longrun.nn.costs import Recompute
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import Document
+from longrun.nn.pack import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, distribute, gather_parameter, load_state, stored_part
 from longrun.parallel.layouts import Layout, Sharding
@@ -59,7 +59,9 @@ def whole(tensor: Tensor) -> Tensor:
     return gather_parameter(tensor).clone()
 
 
-def take_step(distributed: Distributed, mesh: Mesh, case: Case, documents: list[Document]) -> float:
+def take_step(
+    distributed: Distributed, mesh: Mesh, case: Case, documents: list[WeightedDocument]
+) -> float:
     """Run the micro-steps of this rank; return the loss of the whole batch."""
     packs = [
         lay_out([documents[index] for index in pack], mesh) for pack in case.deal[mesh.data_rank]
@@ -97,7 +99,7 @@ def build(mesh: Mesh, case: Case) -> Distributed:
     return distributed
 
 
-def take_steps(process: Mesh, case: Case, documents: list[Document]) -> Outcome:
+def take_steps(process: Mesh, case: Case, documents: list[WeightedDocument]) -> Outcome:
     """Take the steps of one case. Every rank draws other weights, and rank 0's must win."""
     mesh = Mesh(
         process.rank, process.size, process.device, process.backend, case.tensor, case.context
@@ -141,7 +143,7 @@ def exchange_weights(mesh: Mesh, distributed: Distributed, outcome: Outcome) -> 
 
 
 def run(
-    mesh: Mesh, cases: dict[str, dict[str, Any]], documents: list[Document]
+    mesh: Mesh, cases: dict[str, dict[str, Any]], documents: list[WeightedDocument]
 ) -> dict[str, dict[str, Any]]:
     """Take all cases, one after the other; a case and its outcome travel as their fields."""
     return {

@@ -6,14 +6,14 @@ from longrun.nn.kernels import cudnn, efficient, fa4, processor, reference, torc
 from longrun.nn.kernels.segments import (
     Gradients,
     Kernel,
-    Place,
+    KernelRequest,
     Saved,
     Segments,
     accumulation_dtype,
     no_obstacle,
 )
 
-__all__ = ["KERNELS", "Kernel", "Place", "accumulation_dtype"]
+__all__ = ["KERNELS", "Kernel", "KernelRequest", "accumulation_dtype"]
 
 
 def _sdpa_forward(

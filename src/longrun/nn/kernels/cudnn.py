@@ -20,7 +20,7 @@ from longrun.nn.kernels import efficient
 from longrun.nn.kernels.segments import (
     Gradients,
     Kernel,
-    Place,
+    KernelRequest,
     Saved,
     Segments,
     as_batch,
@@ -36,11 +36,11 @@ LARGEST_HEAD = 128
 SHAPE_VARIABLE = "TORCH_CUDNN_SDPA_AVOID_RECOMPILE"
 
 
-def _obstacle(place: Place) -> str | None:
-    obstacle = cuda_obstacle(place, capabilities=CAPABILITIES, largest_head=LARGEST_HEAD)
+def _obstacle(request: KernelRequest) -> str | None:
+    obstacle = cuda_obstacle(request, capabilities=CAPABILITIES, largest_head=LARGEST_HEAD)
     if obstacle is not None:
         return obstacle
-    if place.shares:
+    if request.shares:
         return (
             "its causal mask needs as many queries as keys in every document, which"
             " context_parallel splits"

@@ -18,7 +18,7 @@ from torch import Tensor
 from longrun.nn.kernels.segments import (
     Gradients,
     Kernel,
-    Place,
+    KernelRequest,
     Saved,
     Segments,
     cuda_obstacle,
@@ -43,10 +43,12 @@ NEEDED = {
 """Function -> the parameters that are passed by name."""
 
 
-def _obstacle(place: Place) -> str | None:
-    major = torch.cuda.get_device_capability(place.device)[0] if place.device.type == "cuda" else 0
+def _obstacle(request: KernelRequest) -> str | None:
+    major = (
+        torch.cuda.get_device_capability(request.device)[0] if request.device.type == "cuda" else 0
+    )
     largest = HOPPER_HEAD if major == CAPABILITIES.start else OTHER_HEAD
-    obstacle = cuda_obstacle(place, capabilities=CAPABILITIES, largest_head=largest)
+    obstacle = cuda_obstacle(request, capabilities=CAPABILITIES, largest_head=largest)
     if obstacle is not None:
         return obstacle
     if major == CONSUMER_BLACKWELL and torch.are_deterministic_algorithms_enabled():

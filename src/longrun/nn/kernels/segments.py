@@ -23,7 +23,7 @@ Backward = Callable[[Tensor, Saved, Segments, float], Gradients]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KernelRequest:
     """Where a kernel would run."""
 
     device: torch.device
@@ -40,8 +40,8 @@ class Kernel:
 
     forward: Forward
     backward: Backward
-    obstacle: Callable[[Place], str | None]
-    """Say why the kernel cannot run at a place; None: it can."""
+    obstacle: Callable[[KernelRequest], str | None]
+    """Say why the kernel cannot serve a request; None: it can."""
     device_boundaries: bool
     """The kernel reads ``cu_q`` and ``cu_k`` on its device; else the host reads them."""
 
@@ -85,20 +85,22 @@ def empty_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), lse
 
 
-def cuda_obstacle(place: Place, *, capabilities: range, largest_head: int = 256) -> str | None:
+def cuda_obstacle(
+    request: KernelRequest, *, capabilities: range, largest_head: int = 256
+) -> str | None:
     """Say what keeps a 16-bit CUDA kernel from running; ``capabilities``: major versions."""
-    if place.device.type != "cuda":
-        return f"it needs a CUDA device, not {place.device.type}"
-    major, minor = torch.cuda.get_device_capability(place.device)
+    if request.device.type != "cuda":
+        return f"it needs a CUDA device, not {request.device.type}"
+    major, minor = torch.cuda.get_device_capability(request.device)
     if major not in capabilities:
         known = f"{capabilities.start} to {capabilities.stop - 1}"
         return f"this device has compute capability {major}.{minor}, the kernel knows {known}"
-    if place.dtype not in (torch.float16, torch.bfloat16):
-        return f"it computes in float16 or bfloat16, not {place.dtype}"
-    if place.head_dim > largest_head or place.head_dim % 8:
-        return f"head_dim {place.head_dim} is not a multiple of 8 up to {largest_head}"
+    if request.dtype not in (torch.float16, torch.bfloat16):
+        return f"it computes in float16 or bfloat16, not {request.dtype}"
+    if request.head_dim > largest_head or request.head_dim % 8:
+        return f"head_dim {request.head_dim} is not a multiple of 8 up to {largest_head}"
     return None
 
 
-def no_obstacle(_: Place) -> None:
+def no_obstacle(_: KernelRequest) -> None:
     """Run everywhere."""

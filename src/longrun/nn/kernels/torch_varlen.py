@@ -6,7 +6,7 @@ from torch import Tensor
 from longrun.nn.kernels.segments import (
     Gradients,
     Kernel,
-    Place,
+    KernelRequest,
     Saved,
     Segments,
     cuda_obstacle,
@@ -16,8 +16,8 @@ CAPABILITIES = range(8, 100)
 """Ampere and everything after it: the kernel is compiled for each of torch's architectures."""
 
 
-def _obstacle(place: Place) -> str | None:
-    obstacle = cuda_obstacle(place, capabilities=CAPABILITIES)
+def _obstacle(request: KernelRequest) -> str | None:
+    obstacle = cuda_obstacle(request, capabilities=CAPABILITIES)
     if obstacle is None and not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch has no flash attention"
     return obstacle
