@@ -304,7 +304,8 @@ def _listen(location: NodeAddress) -> socket.socket:
             if time.monotonic() > deadline:
                 raise LaunchError(
                     f"node 0 cannot listen at {location.address}:{location.port}"
-                    f" ({error.strerror}); set MASTER_ADDR to an address of this machine and MASTER_PORT to a free port"
+                    f" ({error.strerror}); set MASTER_ADDR to an address of"
+                    " this machine and MASTER_PORT to a free port"
                 ) from None
             time.sleep(_RETRY_SECONDS)
 
