@@ -1,13 +1,47 @@
 """Every error that Longrun raises on purpose: one tree, picklable, one line each.
 
 The command line prints the message of a ``LongrunError`` on one line and exits with its code.
+What the system refuses (a read-only disk, a name too long) becomes one by ``explain_refusal``.
 Any other exception is a bug and crashes with a traceback.
 """
 
+import errno
+import sys
 from pathlib import Path
+from types import TracebackType
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: stopped with everything saved; started again, it goes on."""
+EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C, as shells say it: 128 and the number of SIGINT."""
+_BUG = (
+    "this is a bug of Longrun: report it to the project's issue tracker, with the command and all"
+    " the lines above"
+)
+_REMEDIES = {
+    errno.ENOENT: "name one that exists",
+    errno.EACCES: "this user may not do that; change the permissions or name another place",
+    errno.EPERM: "this user may not do that; change the permissions or name another place",
+    errno.EROFS: "name a place on a disk that can be written",
+    errno.ENOTDIR: "a part of the path is a file; name another place",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "move it away or name another place",
+    errno.ENAMETOOLONG: "a name has at most 255 bytes, a path 4095; shorten it",
+    errno.ELOOP: "links lead to each other; name another place",
+    errno.ENOSPC: "free some space, then run the same command again",
+    errno.EDQUOT: "free some space, then run the same command again",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), then run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
+    errno.ENFILE: "too many files are open on this machine; run the same command again later",
+    errno.ENOMEM: "memory is short; run the same command again with less beside it",
+    errno.EIO: "the disk fails; check it, then run the same command again",
+    errno.ESTALE: "the file server has lost it; run the same command again",
+    errno.ETXTBSY: "it is in use; run the same command again later",
+    errno.ENOLCK: "the file system has no locks; name a place on another one",
+}
+"""What the system says about files and memory -> what to do. Nothing else is the user's."""
+_MOST_CHARS = 4000
+"""Length of a message; what it quotes may be as long as the input."""
 
 
 class LongrunError(Exception):
@@ -17,7 +51,8 @@ class LongrunError(Exception):
 
     def __init__(self, message: str) -> None:
         """Fold ``message`` onto one line, so that it can be read in a log and found by grep."""
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= _MOST_CHARS else f"{line[:_MOST_CHARS]} ...")
 
 
 class ConfigError(LongrunError):
@@ -60,3 +95,23 @@ class LostNodeError(LaunchError):
     """A machine was lost; nothing is wrong with the stage, which goes on when started again."""
 
     exit_code = EXIT_STOPPED
+
+
+def explain_refusal(error: OSError) -> ResourceError | None:
+    """Return what the system refused as one line with a remedy; None: it is a bug's doing."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return ResourceError(f"{place}{str(error.strerror).lower()}; {remedy}")
+
+
+def end_bugs_with_a_line() -> None:
+    """Let the traceback of this process, if it comes to one, end with where to report it."""
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        if issubclass(kind, Exception):
+            print(_BUG, file=sys.stderr)
+
+    sys.excepthook = show

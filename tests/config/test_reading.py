@@ -34,7 +34,9 @@ def test_text_with_control_characters_is_not_yaml(tmp_path: Path):
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ConfigError, match=r"r\.yaml: is not a text file; name a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"r\.yaml: is not a text file in UTF-8; name a YAML file"
+    ):
         read_yaml(path)
 
 

@@ -71,7 +71,7 @@ def test_a_wrong_override_stops_and_names_the_nearest(overrides, message):
     [
         ({"stagess": {}}, "did you mean stages?"),
         ({"stages": {}}, "stages is required"),
-        ({"stages": {"prepar": {}}}, "unknown verb; did you mean prepare?"),
+        ({"stages": {"prepar": {}}}, "unknown verb 'prepar'; did you mean prepare?"),
         ({"stages": {"data": {}}}, "names a setting and a stage"),
         ({"stages": {"a/b": {}}}, "is not a name"),
         ({"name": "../up"}, "is not a name"),

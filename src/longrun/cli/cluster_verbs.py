@@ -4,7 +4,6 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from longrun.cli.options import (
     ClusterName,
@@ -21,6 +20,7 @@ from longrun.cli.show import make_line_watcher, print_scripts
 from longrun.config.cluster import DEFAULT_FOLDER, Cluster
 from longrun.config.nemo_skills.option import EVERYWHERE
 from longrun.config.nemo_skills.verbs import explain_options, option_name
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.reading import parse_override, set_nested
 from longrun.errors import ConfigError
 from longrun.formats.stages.atomic import write_text
@@ -77,7 +77,7 @@ def setup(
         set_nested(values, *parse_override(setting))
     Cluster.parse(values, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    write_text(path, dump_yaml(values))
     print(f"{path}: written; use it with --cluster {name}")
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from longrun.config.cluster import Cluster, load_cluster
 from longrun.config.composition import read_composed
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.reading import read_yaml
 from longrun.launch.ssh import forward
 
@@ -64,7 +64,7 @@ def _in_one_file(word: str, folder: Path) -> str:
     if "extends" not in read_yaml(path):
         return word
     copy = folder / path.name
-    copy.write_text(yaml.safe_dump(read_composed(path), sort_keys=False))
+    copy.write_text(dump_yaml(read_composed(path)))
     return str(copy)
 
 

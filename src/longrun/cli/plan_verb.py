@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from longrun.cli.show import make_console
 from longrun.cli.stage_verbs import Arguments, explain_settings
 from longrun.config.commands import read_values
+from longrun.config.plain_yaml import dump_yaml
 from longrun.errors import ConfigError
 from longrun.formats.stages.atomic import write_text
 from longrun.plan.settings import PlanSettings
@@ -53,5 +53,5 @@ def _plan(
             " for the reasons, and allow more GPUs, more recomputation or a smaller pack_size"
         )
     if write is not None:
-        text = yaml.safe_dump(train_settings(planner, plan.ranked[0]), sort_keys=False)
+        text = dump_yaml(train_settings(planner, plan.ranked[0]))
         write_text(write, text)

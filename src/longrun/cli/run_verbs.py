@@ -90,7 +90,8 @@ def run(  # noqa: PLR0913, PLR0917 - one argument per option
 ) -> None:
     """Run a recipe: every stage that is not finished, in order, here or on a cluster."""
     place = choose_cluster(cluster, config_dir)
-    overrides = [*(settings or []), *([f"name={expname}"] if expname else [])]
+    # In quotes: a name such as 2024 is text.
+    overrides = [*(settings or []), *([f"name={json.dumps(expname)}"] if expname else [])]
     loaded = load_recipe(find_recipe(recipe), overrides, place.job_dir)
     launch = Launch(
         cluster=place,

@@ -12,7 +12,6 @@ from dataclasses import replace as replace_fields
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic_core import PydanticUndefined
 
 from longrun.cli.options import (
@@ -29,6 +28,7 @@ from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.commands import Place, Wanted, build_recipe, read_words
 from longrun.config.convert import ConvertConfig
 from longrun.config.nemo_skills.verbs import EVAL_VERB, explain_options
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.recipe import RUNS, StagePlan
 from longrun.config.settings import Settings, StageConfig
 from longrun.config.stages import STAGES
@@ -162,7 +162,7 @@ def _run_here(wanted: Wanted, place: Place, *, dry_run: bool, replace: bool) -> 
         if dry_run:
             heading = f"# {stage.name}\n" if len(stages) > 1 else ""
             settings = stage.config.model_dump(mode="json")
-            print(heading + yaml.safe_dump(settings, sort_keys=False), end="")
+            print(heading + dump_yaml(settings), end="")
             continue
         if replace:
             clear_stale(stage)

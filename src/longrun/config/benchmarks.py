@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from longrun.config.reading import parse_yaml, read_yaml
 from longrun.config.settings import Settings, execution, nearest, source
 from longrun.config.values import FolderName, Mode, as_list
 
@@ -89,7 +89,7 @@ def known_benchmark(name: str) -> dict[str, Any]:
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        given = yaml.safe_load(path.read_text()) if path.is_file() else None
+        given = read_yaml(path) if path.is_file() else None
         if not isinstance(given, dict):
             raise ValueError(f"like {name}: is no YAML file with the settings of a benchmark")
         return given
@@ -107,7 +107,7 @@ def cache_folder() -> Path:
 
 def _read_known() -> dict[str, dict[str, Any]]:
     text = resources.files("longrun.config").joinpath("benchmarks.yaml").read_text()
-    known: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    known: dict[str, dict[str, Any]] = parse_yaml(text, "benchmarks.yaml")
     return known
 
 

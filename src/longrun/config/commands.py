@@ -136,10 +136,10 @@ def read_values(arguments: list[str]) -> dict[str, Any]:
     """Read YAML files and ``name=value`` arguments, the latter on top, as one tree of settings."""
     values: dict[str, Any] = {}
     for argument in arguments:
-        if "=" not in argument:
+        if _is_file(argument):
             values.update(read_yaml(Path(argument)))
     for argument in arguments:
-        if "=" in argument:
+        if not _is_file(argument):
             set_nested(values, *parse_override(argument))
     return values
 
@@ -203,6 +203,12 @@ def _explain(verb: str, word: str) -> str:
     if fields is not None and first in fields.model_fields and not word.startswith("++"):
         return f"it is a setting: write {option_name(name)}={text if sign else 'VALUE'}"
     return explain_unknown(verb, word)
+
+
+def _is_file(word: str) -> bool:
+    """Say whether a word names a file: the name of a setting has no slash, so ``./a=1.yaml``."""
+    name, sign, _ = word.partition("=")
+    return not sign or "/" in name
 
 
 def _is_meant_for_reference(verb: str, name: str) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 from longrun.config.column_text import column_text
 from longrun.errors import InputError
 
+_MOST_LEVELS = 100
+"""Parts of an expression inside each other; a sum of so many terms has as many."""
 Evaluate = Callable[[Mapping[str, Any]], Any]
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -72,17 +74,28 @@ def compile_expression(text: str) -> Evaluate:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, RecursionError) as error:
-        raise ValueError(f"{text!r} is not an expression ({error})") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{text!r:.200} is not an expression ({error})") from None
+    _check_depth(tree)
     evaluate = _build(tree.body)
 
     def run(record: Mapping[str, Any]) -> Any:
         try:
             return evaluate(record)
-        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"expression {text!r} cannot be evaluated ({error})") from None
 
     return run
+
+
+def _check_depth(tree: ast.Expression) -> None:
+    waiting = [(tree.body, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > _MOST_LEVELS:
+            raise ValueError(f"an expression has at most {_MOST_LEVELS} levels; make it simpler")
+        children = ast.iter_child_nodes(node)
+        waiting += [(child, depth + 1) for child in children if isinstance(child, ast.expr)]
 
 
 def _build(node: ast.expr) -> Evaluate:

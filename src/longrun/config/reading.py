@@ -1,12 +1,18 @@
 """YAML files of settings and ``name=value`` words, read into plain mappings."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from longrun.config.plain_yaml import (
+    MOST_CHARS,
+    MOST_LEVELS,
+    RefusedError,
+    load_yaml,
+    parse_yaml_value,
+)
 from longrun.errors import ConfigError
 
 
@@ -26,23 +32,21 @@ def read_text(path: Path) -> str:
         ConfigError: there is no such file, or it is not text.
     """
     try:
-        return path.read_text()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "is not a text file"
-        raise ConfigError(f"{path}: {reason}; name a YAML file") from None
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read(MOST_CHARS + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{path}: no such file; name a YAML file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; name a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not a text file in UTF-8; name a YAML file") from None
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse a YAML mapping; ``where`` leads the message of an error."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{where}:{line}: not YAML: {error.problem}") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"{where}: not YAML: it holds control characters; remove them") from None
+    raw = parse_yaml_value(text, where)
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: must be a mapping of settings")
+        raise ConfigError(f"{where}: must be a mapping of settings, got {raw!r:.80}")
     return raw
 
 
@@ -68,14 +72,16 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     """
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"{override!r}: not a setting; write name=value or stage.name=value")
+        raise ConfigError(f"{override!r:.200}: not a setting; write name=value or stage.name=value")
+    keys = key.lstrip("+").split(".")
+    if len(keys) > MOST_LEVELS:
+        raise ConfigError(f"{key!r:.80}: {len(keys)} names in each other; at most {MOST_LEVELS}")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
-    if isinstance(value, str) and _is_number(value):  # YAML 1.1 reads 3e-4 as a string
-        value = float(value)
-    return key.lstrip("+").split("."), value
+        return keys, load_yaml(text)
+    except RefusedError as error:
+        raise ConfigError(f"{key}: {error.problem} (got {text!r:.80})") from None
+    except yaml.YAMLError:  # such as a colon or a bracket of a text
+        return keys, text
 
 
 def set_nested(tree: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -92,7 +98,3 @@ def merge_trees(below: Any, above: Any) -> Any:
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
     return {**below, **{key: merge_trees(below.get(key), value) for key, value in above.items()}}
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) is not None

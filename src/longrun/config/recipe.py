@@ -21,13 +21,13 @@ A file may be laid over another (``extends``) and hold named variants of itself 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from longrun.config.cluster import JobSettings
 from longrun.config.composition import SCALE, check_shape, choose_scale, read_composed
-from longrun.config.interpolation import fill, fill_words, find_upstream
+from longrun.config.interpolation import check_extent, fill, fill_words, find_upstream
 from longrun.config.names import NAME
 from longrun.config.reading import parse_override, set_nested
 from longrun.config.settings import StageConfig, nearest
@@ -37,6 +37,8 @@ from longrun.errors import ConfigError
 REQUIRED = "???"
 RUNS = Path("runs")
 """Folder of runs where nothing else is said."""
+MOST_STAGES = 1000
+_AS_TEXT = "a folder whose name reads as a number is written with ./ in front"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,12 @@ def resolve(raw: dict[str, Any], overrides: list[str], where: str, runs: Path = 
     _check_names(tree, where)
     for override in others:
         _apply(tree, override, where)
-    name, output_dir = str(tree["name"]), Path(tree.get("output_dir") or runs / str(tree["name"]))
+    _check_names(tree, where)
+    name, output_dir = tree["name"], Path(tree.get("output_dir") or runs / tree["name"])
     words = _words(tree, output_dir, where)
-    folders = {stage: str(words[stage]) for stage in tree["stages"]}
+    folders = {stage: words[stage] for stage in tree["stages"]}
     _check_folders(folders, where)
-    stages = [
-        _plan(stage, section, words, folders, where) for stage, section in tree["stages"].items()
-    ]
+    stages = _plans(tree["stages"], words, folders, where)
     jobs = _jobs(tree.get("jobs") or {}, words, folders, where)
     description = str(tree.get("description", ""))
     resolved = {
@@ -122,14 +123,29 @@ def _check_names(tree: dict[str, Any], where: str) -> None:
     for key in ("name", "stages"):
         if not tree.get(key):
             raise ConfigError(f"{where}: {key} is required in a recipe")
-    for name in [str(tree["name"]), *map(str, tree["stages"])]:
-        if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: {name!r} is not a name; use up to 200 letters, digits, . _ -"
-            )
+    if len(tree["stages"]) > MOST_STAGES:
+        raise ConfigError(f"{where}: {len(tree['stages'])} stages; at most {MOST_STAGES}")
+    for name in (tree["name"], *tree["stages"]):
+        _check_name(name, where)
+    folder = tree.get("output_dir")
+    if folder is not None and not isinstance(folder, str):
+        raise ConfigError(f"{where}: output_dir must be text, got {folder!r:.80}; {_AS_TEXT}")
     for name, section in [*tree["stages"].items(), *(tree.get("jobs") or {}).items()]:
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{where}: {name}: must be a mapping, got {section!r:.80}")
+    _check_words_differ(tree, where)
+
+
+def _check_name(name: object, where: str) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: the name {name!r:.80} is not text; write it in quotes")
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {name!r:.80} is not a name; use at most 200 letters, digits, . _ -"
+        )
+
+
+def _check_words_differ(tree: dict[str, Any], where: str) -> None:
     both = set(tree["stages"]) & set(tree["settings"])
     if both:
         raise ConfigError(f"{where}: {both.pop()!r} names a setting and a stage; rename one")
@@ -141,9 +157,10 @@ def _check_names(tree: dict[str, Any], where: str) -> None:
 
 def _check_folders(folders: Mapping[str, str], where: str) -> None:
     """Refuse stages that write into each other's folders, however the paths are spelt."""
-    places = {stage: os.path.abspath(folder) for stage, folder in folders.items()}
-    for one, other in combinations(places, 2):
-        if os.path.commonpath([places[one], places[other]]) in (places[one], places[other]):
+    places = {stage: Path(os.path.abspath(folder)) for stage, folder in folders.items()}
+    # In this order a folder is followed by those that lie in it.
+    for one, other in pairwise(sorted(places, key=lambda stage: places[stage].parts)):
+        if places[other].is_relative_to(places[one]):
             raise ConfigError(
                 f"{where}: stages {one} and {other} would write into one folder"
                 f" ({folders[one]}, {folders[other]}); give {other} an output_dir of its own"
@@ -176,19 +193,32 @@ def _words(tree: dict[str, Any], output_dir: Path, where: str) -> dict[str, Any]
         stage: (section or {}).get("output_dir") or str(output_dir / stage)
         for stage, section in tree["stages"].items()
     }
-    return fill_words({**tree["settings"], **folders}, where)
+    words = fill_words({**tree["settings"], **folders}, where)
+    for stage in folders:
+        if not isinstance(words[stage], str):
+            got = f"{words[stage]!r:.80}"
+            raise ConfigError(f"{where}: {stage}.output_dir must be text, got {got}; {_AS_TEXT}")
+    return words
 
 
-def _plan(
-    name: str, section: Any, words: dict[str, Any], folders: dict[str, str], where: str
-) -> StagePlan:
-    section = dict(section or {})
+def _plans(
+    sections: dict[str, Any], words: dict[str, Any], folders: dict[str, str], where: str
+) -> list[StagePlan]:
+    filled = {
+        name: fill({**(section or {}), "output_dir": folders[name]}, words, f"{where}: {name}")
+        for name, section in sections.items()
+    }
+    check_extent(filled, f"{where}: stages")
+    return [_plan(name, section, folders, where) for name, section in filled.items()]
+
+
+def _plan(name: str, section: dict[str, Any], folders: dict[str, str], where: str) -> StagePlan:
     verb = section.pop("verb", name)
-    if verb not in STAGES:
-        raise ConfigError(f"{where}: stage {name!r}: unknown verb; {nearest(verb, list(STAGES))}")
-    filled = fill({**section, "output_dir": folders[name]}, words, f"{where}: {name}")
-    config = STAGES[verb].parse(filled, f"{where}: {name}")
-    return StagePlan(name, verb, config, tuple(sorted(find_upstream(name, filled, folders))))
+    if not isinstance(verb, str) or verb not in STAGES:
+        known = nearest(str(verb), list(STAGES))
+        raise ConfigError(f"{where}: stage {name!r}: unknown verb {verb!r:.80}; {known}")
+    config = STAGES[verb].parse(section, f"{where}: {name}")
+    return StagePlan(name, verb, config, tuple(sorted(find_upstream(name, section, folders))))
 
 
 def _jobs(

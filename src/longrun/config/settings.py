@@ -10,16 +10,30 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from longrun.config.bounds import check_value, refuse_booleans, takes_booleans
+from longrun.config.plain_yaml import dump_yaml
 from longrun.errors import ConfigError
 
 _MODEL_CONFIG = "config.json"
 MODEL_NAME = "model"
 """Folder of the model that an average or a conversion made."""
+_REASONS = {
+    "path_type": "must be a path; one that reads as a number is written with ./ in front",
+    "string_type": "must be text; what reads as a number is written in quotes",
+}
+"""Kind of pydantic's error -> a reason with its remedy, where pydantic gives none."""
 FINAL_NAME = "final"
 """Folder of a training that holds its exported model, with tokenizer and conversation."""
 
@@ -50,8 +64,23 @@ class Settings(BaseModel):
     """Strict, frozen settings; a docstring under a field is its description in the schema."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _can_be_kept(
+        cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        if not takes_booleans(cls.model_fields[str(info.field_name)].annotation):
+            refuse_booleans(value)
+        checked = validate(value)
+        check_value(checked)
+        return checked
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:
@@ -64,6 +93,8 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(_explain(cls, error.errors()[0], where)) from None
+        except RecursionError:
+            raise ConfigError(f"{where}: is nested too deep; make it simpler") from None
 
 
 class StageConfig(Settings):
@@ -102,7 +133,7 @@ class StageConfig(Settings):
     def save(self, path: Path) -> None:
         """Write the resolved settings as YAML; the file is itself a valid input."""
         # Written plainly: this file describes the stage and is rewritten on every start.
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        path.write_text(dump_yaml(self.model_dump(mode="json")))
 
 
 def nearest(name: str, known: Iterator[str] | list[str]) -> str:
@@ -193,7 +224,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
         return f"{name}: unknown setting; {nearest(str(error['loc'][-1]), _siblings(model, error))}"
     if error["type"] == "missing":
         return f"{name}: is required; set it in the recipe or as {location}=VALUE"
-    reason = error["msg"].removeprefix("Value error, ")
+    reason = _REASONS.get(error["type"], error["msg"].removeprefix("Value error, "))
     return f"{name}: {reason} (got {error['input']!r:.80})"
 
 

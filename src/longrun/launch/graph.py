@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from longrun.config.cluster import Cluster
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.recipe import Recipe, StagePlan
 from longrun.errors import ConfigError, StaleError
 from longrun.formats.stages.atomic import write_text
@@ -127,7 +126,7 @@ class _Submission:
             stage = as_inside(self.launch.cluster, stage)
         elif self.code.repository is not None:
             stage = with_absolute_paths(stage)
-        return yaml.safe_dump(stage.config.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(stage.config.model_dump(mode="json"))
 
 
 def submit_recipe(recipe: Recipe, stages: list[StagePlan], launch: Launch) -> list[Submitted]:

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import yaml
-
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.recipe import Recipe, StagePlan, load_recipe
 from longrun.errors import ConfigError, InputError
 from longrun.formats.stages.atomic import write_text
@@ -35,7 +34,7 @@ def save_recipe(recipe: Recipe) -> Path:
     """Write the resolved recipe into its run folder and return the file."""
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     path = recipe.output_dir / RECIPE_NAME
-    write_text(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
+    write_text(path, dump_yaml(recipe.resolved))
     return path
 
 

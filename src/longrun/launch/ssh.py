@@ -13,9 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from longrun.config.cluster import Cluster
+from longrun.config.plain_yaml import dump_yaml
 from longrun.errors import LaunchError, ResourceError
 from longrun.formats.stages import fingerprint
 from longrun.launch.snapshot import Copy, copy_longrun, copy_repository
@@ -71,7 +70,7 @@ def _stage(cluster: Cluster, words: list[str], copies: list[Copy], staging: Path
         )
     settings = cluster.model_dump(mode="json", exclude_unset=True, exclude={"ssh"})
     settings["mounts"] = [mount.model_dump() for mount in cluster.mounts]
-    text = yaml.safe_dump(settings, sort_keys=False)
+    text = dump_yaml(settings)
     file = _sent(cluster, staging, f"{cluster.name}.yaml", text)
     return [remote[0], "--cluster", str(file), *remote[1:]]
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
+from longrun.config.reading import read_yaml
 from longrun.config.training import TrainConfig, VerifyConfig
-from longrun.errors import EXIT_STOPPED, LongrunError
+from longrun.errors import EXIT_STOPPED, LongrunError, end_bugs_with_a_line, explain_refusal
 from longrun.formats.processes import STOP_SIGNALS, die_with_parent
 from longrun.formats.stages.atomic import write_text
 
@@ -48,16 +47,20 @@ class StopRequest:
 def main(verb: str, config_path: str, report_folder: str, parent: str) -> int:
     """Train or verify as one rank of the mesh in the environment; return the exit code."""
     die_with_parent(int(parent))
+    end_bugs_with_a_line()
     stop = StopRequest()
     stop.listen()
     rank = int(os.environ.get("RANK", "0"))
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     report = Path(report_folder) / f"rank-{rank}.json"
-    values = yaml.safe_load(Path(config_path).read_text())
+    values = read_yaml(Path(config_path))
     try:
         step, finished = JOBS[verb](values, stop)
-    except LongrunError as error:
+    except (LongrunError, OSError) as caught:
+        error = explain_refusal(caught) if isinstance(caught, OSError) else caught
+        if error is None:
+            raise
         write_text(report, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         # The starter ends all workers once it has read this. Leaving before that would make the
         # others fail on a lost connection and bury the message.

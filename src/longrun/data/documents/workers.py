@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Protocol, TypeVar
 
-from longrun.errors import LongrunError, ResourceError
+from longrun.errors import LongrunError, ResourceError, explain_refusal
 from longrun.formats.processes import available_cores, die_with_parent
 
 TaskT = TypeVar("TaskT")
@@ -148,5 +148,7 @@ def _work(connection: Connection, job: Job[Any], parent: int, log_level: int) ->
             connection.send(("done", None))
         except LongrunError as error:
             connection.send(("failed", error))
-        except Exception:  # noqa: BLE001  (a bug crosses the process border as its traceback)
-            connection.send(("failed", RuntimeError(f"in a worker:\n{traceback.format_exc()}")))
+        except Exception as error:  # noqa: BLE001  (a bug crosses the border as its traceback)
+            refusal = explain_refusal(error) if isinstance(error, OSError) else None
+            bug = RuntimeError(f"in a worker:\n{traceback.format_exc()}")
+            connection.send(("failed", refusal or bug))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from longrun.config.plain_yaml import parse_yaml_value
+from longrun.config.reading import read_text
 from longrun.config.settings import nearest
 from longrun.data.records.prompts import load_prompt, prompt_path, read_prompt
 from longrun.errors import InputError
@@ -152,10 +152,7 @@ def find_layout(template: str | Mapping[str, Any]) -> Layout:
         return Layout.parse(template, "prompt template")
     own = template.endswith((".yaml", ".yml"))
     path = Path(template) if own else _LAYOUTS
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError.at(path, None, f"is not a prompt template ({error})") from None
+    content = parse_yaml_value(read_text(path), str(path))
     if own:
         if not isinstance(content, dict):
             raise InputError.at(path, None, "is not a prompt template, a mapping of texts")

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+import longrun.formats
 import longrun.formats.text
+from longrun.config.plain_yaml import parse_yaml_value
+from longrun.config.reading import read_text
 from longrun.config.settings import nearest
 from longrun.config.stages import PrepareConfig
 from longrun.config.values import Mode, is_prompt_file
@@ -84,10 +85,7 @@ def load_prompt(path: Path, examples: Examples | None = None) -> Prompt:
     Raises:
         InputError: it is not YAML, has an unknown key, no ``user``, or an unusable placeholder.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError.at(path, None, f"is not valid YAML ({error})") from None
+    content = parse_yaml_value(read_text(path), str(path))
     return read_prompt(content, str(path), examples)
 
 

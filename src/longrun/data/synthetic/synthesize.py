@@ -8,8 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
+from longrun.config.plain_yaml import dump_yaml
 from longrun.config.stages import SynthesizeConfig
 from longrun.data.synthetic.dataset import (
     MODES,
@@ -42,7 +41,7 @@ def run(config: SynthesizeConfig) -> Manifest:
             rows = generate_benchmark(mode, num_problems=config.num_held_out, seed=config.seed)
             name = f"{mode}.jsonl"
             counts[f"{mode}_held_out"] = _write(stage.folder / "held-out" / name, rows)
-            prompt = yaml.safe_dump({"user": USER_PROMPTS[mode]}, sort_keys=False)
+            prompt = dump_yaml({"user": USER_PROMPTS[mode]})
             write_text(stage.folder / "prompts" / f"{mode}.yaml", prompt)
         return stage.finish(counts=counts)
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from longrun.config.evaluation import GroupCandidatesConfig
+from longrun.config.plain_yaml import parse_yaml_value
+from longrun.config.reading import read_text
 from longrun.config.values import is_prompt_file
 from longrun.errors import InputError
 from longrun.evaluation.generation.chunks import Key, find_predictions, read_joined
@@ -103,10 +104,7 @@ def load_selection_prompt(name: str) -> SelectionPrompt:
         raise InputError(
             f"group_candidates.prompt {name}: there is no such prompt; known: selection"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError.at(path, None, f"is not valid YAML ({error})") from None
+    content = parse_yaml_value(read_text(path), str(path))
     if not isinstance(content, dict) or content.keys() != {"solution", "user"}:
         raise InputError.at(path, None, "a selection prompt has two texts: solution and user")
     prompt = SelectionPrompt(str(content["solution"]), str(content["user"]))
