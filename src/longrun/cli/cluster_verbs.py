@@ -18,6 +18,7 @@ from longrun.cli.options import (
 )
 from longrun.cli.show import make_line_watcher, print_scripts
 from longrun.config.cluster import DEFAULT_FOLDER, Cluster
+from longrun.config.names import NAME
 from longrun.config.nemo_skills.option import EVERYWHERE
 from longrun.config.nemo_skills.verbs import explain_options, option_name
 from longrun.config.plain_yaml import dump_yaml
@@ -69,6 +70,8 @@ def setup(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a cluster file, by a few questions or from name=value."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"setup: {name!r} is not a name; use at most 200 letters, digits, . _ -")
     path = (config_dir or DEFAULT_FOLDER) / f"{name}.yaml"
     if path.exists() and not replace:
         raise ConfigError(f"{path}: exists; edit it, or write it anew with --replace")
@@ -172,5 +175,8 @@ def _ask() -> list[str]:
             continue
         if key in _CONTAINER and answers.get("container_runtime") == "none":
             continue
-        answers[key] = typer.prompt(question, default=default)
+        try:
+            answers[key] = typer.prompt(question, default=default)
+        except typer.Abort:
+            raise ConfigError(f"setup: no answer; give it as {key}=VALUE") from None
     return [f"{key}={answer}" for key, answer in answers.items() if answer]

@@ -43,7 +43,10 @@ MATH_PROMPTS = {"cot": "math", "tir": "math-tir", "genselect": "as-is"}
 
 
 def _as_sources(value: Any) -> Any:
-    return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in as_list(value)]
+    given = as_list(value)
+    if not isinstance(given, list | tuple):
+        return given
+    return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in given]
 
 
 def _as_day(value: Any) -> str:

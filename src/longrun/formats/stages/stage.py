@@ -198,7 +198,8 @@ def _existing(folder: Path, identity: Identity, another: str) -> Manifest | None
         )
     if not finished:
         return None
-    (folder / STARTED_NAME).unlink(missing_ok=True)  # it was killed after its manifest was there
+    if started:
+        (folder / STARTED_NAME).unlink()  # it was killed after its manifest was there
     return Manifest.read(folder)
 
 
@@ -222,6 +223,9 @@ def _mark_started(folder: Path, identity: Identity, now: float) -> float:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    if (folder / MANIFEST_NAME).exists() and not os.access(folder, os.W_OK):
+        yield  # finished, and nobody is at work where nothing can be written
+        return
     with open(folder / LOCK_NAME, "w") as lock:
         # Somebody who looks at the state of the stage holds the lock for an instant.
         deadline = time.monotonic() + float(os.environ.get(LOCK_VARIABLE, _LOCK_SECONDS))
