@@ -4,7 +4,7 @@ import pytest
 
 from longrun.data.records.prompt_templates import get_prompt
 from longrun.data.records.prompts import load_prompt, load_template
-from longrun.errors import InputError
+from longrun.errors import InputError, LongrunError
 from longrun.formats.text.conversation import render_messages
 
 QWEN = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -99,7 +99,7 @@ def test_a_template_can_be_a_file_or_a_mapping(tmp_path):
         (("math", "qwen-instuct"), "prompt template 'qwen-instuct': did you mean qwen-instruct"),
         (("math", {"text_begin": ""}), "prompt template: .*missing"),
         (("math", {"text_begim": ""}), "unknown key text_begim; did you mean text_begin"),
-        (("math", "none.yaml"), r"none\.yaml: is not a prompt template"),
+        (("math", "none.yaml"), r"none\.yaml: no such file"),
         (({"user": "{examples}", "few_shot_examples": {"prefix": ""}},), "needs the key template"),
         (
             ({"user": "x", "few_shot_examples": {"template": "{q}", "examples": [{}]}},),
@@ -109,5 +109,5 @@ def test_a_template_can_be_a_file_or_a_mapping(tmp_path):
     ],
 )
 def test_mistakes_are_named(arguments, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(LongrunError, match=message):
         get_prompt(*arguments)

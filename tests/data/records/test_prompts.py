@@ -1,7 +1,7 @@
 import pytest
 
 from longrun.data.records.prompts import load_prompt, load_prompts, load_template, prompt_path
-from longrun.errors import InputError
+from longrun.errors import InputError, LongrunError
 
 BUILT_IN = {"math": {"problem"}, "math-tir": {"problem", "total_code_executions"}}
 
@@ -30,7 +30,7 @@ def test_a_file_of_the_user_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user: [", "is not valid YAML"),
+        ("user: [", "not YAML"),
         ("system: x", "a prompt needs the key user"),
         ("- x", "a prompt needs the key user"),
         ("user: x\nsytem: y", "unknown key sytem; did you mean system?"),
@@ -41,7 +41,7 @@ def test_a_file_of_the_user_is_read(tmp_path):
 def test_an_unusable_prompt_file_is_named(text, message, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(LongrunError) as caught:
         load_prompt(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)

@@ -132,7 +132,8 @@ def get_prompt(
     message mode. ``examples`` stand in for those of the config's few-shot block.
 
     Raises:
-        InputError: there is no such config or template, or it has an unknown or missing key.
+        ConfigError: there is no such file, or it is not YAML.
+        InputError: there is no such template, or it has an unknown or missing key.
     """
     if isinstance(prompt_config, str):
         prompt = load_prompt(prompt_path(prompt_config), examples)

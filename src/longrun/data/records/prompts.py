@@ -83,7 +83,8 @@ def load_prompt(path: Path, examples: Examples | None = None) -> Prompt:
     """Read one prompt file; ``examples`` stand in for those it names.
 
     Raises:
-        InputError: it is not YAML, has an unknown key, no ``user``, or an unusable placeholder.
+        ConfigError: there is no such file, or it is not YAML.
+        InputError: it has an unknown key, no ``user``, or an unusable placeholder.
     """
     content = parse_yaml_value(read_text(path), str(path))
     return read_prompt(content, str(path), examples)

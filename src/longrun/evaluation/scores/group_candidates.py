@@ -97,6 +97,7 @@ def load_selection_prompt(name: str) -> SelectionPrompt:
     """Read a selection prompt: a built-in name or a YAML file with ``solution`` and ``user``.
 
     Raises:
+        ConfigError: the file is not YAML.
         InputError: there is none, or it is not two texts with the placeholders that exist.
     """
     path = Path(name) if is_prompt_file(name) else _PROMPTS / f"{name}.yaml"
