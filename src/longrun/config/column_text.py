@@ -13,8 +13,8 @@ from typing import Any
 def column_text(value: Any) -> str:
     r"""Return the text of a record's value; null is an empty one.
 
-    >>> [column_text(value) for value in ("x", 5, 0.5, True, b"caf\xc3\xa9", None)]
-    ['x', '5', '0.5', 'true', 'café', '']
+    >>> [column_text(value) for value in ("x", 5, 0.5, True, b"a b", None)]
+    ['x', '5', '0.5', 'true', 'a b', '']
 
     Raises:
         ValueError: it has none; the message reads on after the name of the column.

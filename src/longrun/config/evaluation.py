@@ -32,7 +32,7 @@ class SandboxSettings(Settings):
     """Longer output is cut, as the model would see it."""
     packages: list[str] = ["numpy", "sympy"]
     """Modules that the code must be able to import; without one of them the stage refuses. Others
-    often have ``scipy`` and ``pandas`` too (``pip install 'longrun[sandbox]'``)."""
+    often have ``scipy`` and ``pandas`` too (``pip install pandas scipy``)."""
 
 
 class EndpointSettings(Settings):
