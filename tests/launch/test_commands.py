@@ -1,5 +1,6 @@
 """Commands as jobs of this machine, and experiments by name."""
 
+import json
 import os
 import signal
 import subprocess
@@ -228,7 +229,7 @@ def test_cancel_ends_a_command_of_another_shell_and_the_same_command_goes_on(tmp
     assert cancel_jobs(tmp_path / "runs", "long", None) == ["long"]
     assert "long interrupted; run the same command to continue" in process.communicate()[1]
     rows, _ = rows_of(tmp_path / "runs/long")
-    assert [row.state for row in rows] == ["interrupted"]
+    assert [row.state for row in rows] == ["cancelled"]
     assert run_cmd(command, expname="long").state().state == "done"
 
 
@@ -249,3 +250,27 @@ def test_a_killed_command_line_leaves_a_job_that_is_seen_and_not_doubled(tmp_pat
         assert time.monotonic() < end
         time.sleep(0.1)
     assert rows_of(tmp_path / "runs/kept")[0][0].state == "done"
+
+
+def test_after_cancel_what_ran_and_what_waited_is_cancelled_and_runs_again(tmp_path):
+    data = {"verb": "synthesize", "num_cot": 5, "num_tir": 5, "num_genselect": 5, "num_held_out": 2}
+    stages = {
+        "problems": {**data, "num_cot": 500_000},
+        "tokenizer": {"verb": "train_tokenizer", "data": "${problems}/train/*.jsonl"},
+    }
+    (tmp_path / "two.yaml").write_text(json.dumps({"name": "two", "stages": stages}))
+    command = [sys.executable, "-m", "longrun", "run", "two.yaml"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 60
+    while not (tmp_path / "runs/two/problems/started.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert cancel_jobs(tmp_path / "runs", "two", None) == ["problems", "tokenizer"]
+    process.communicate()
+    assert [row.state for row in rows_of(tmp_path / "runs/two")[0]] == ["cancelled", "cancelled"]
+
+
+def test_a_call_from_python_shows_what_its_work_prints(tmp_path, capfd):
+    run_cmd("echo shown", expname="talks")
+    out, error = capfd.readouterr()
+    assert (out, error) == ("", "shown\n")

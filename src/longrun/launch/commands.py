@@ -28,9 +28,17 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
-from longrun.launch.jobs import Job, JobState, Resources, read_exit, read_ids, state_of
+from longrun.launch.jobs import (
+    CANCELLED_NAME,
+    Job,
+    JobState,
+    Resources,
+    read_exit,
+    read_ids,
+    state_of,
+)
 from longrun.launch.local import gpus_here, wait_for
-from longrun.launch.local_jobs import QUIET, LocalJob, LocalRun, Machine, Watcher
+from longrun.launch.local_jobs import TELLING, LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.names import check_names
 from longrun.launch.script import render_command, render_job
 from longrun.launch.stage_jobs import (
@@ -105,7 +113,7 @@ class JobHandle:
 
     def cancel(self) -> None:
         """End the job if it waits or runs on a cluster."""
-        (self.folder / "cancelled").write_text("by a command\n")
+        (self.folder / CANCELLED_NAME).write_text("by a command\n")
         slurm.cancel(self.ids)
 
 
@@ -172,7 +180,7 @@ def run_cmd(  # noqa: PLR0913 - the options of the command line, under the same 
             log_dir=None if log_dir is None else Path(log_dir),
             resumable=resumable,
         ),
-        QUIET,
+        TELLING,
     )
 
 

@@ -28,7 +28,7 @@ from longrun.launch.experiment import (
     holder_of,
     read_graph,
 )
-from longrun.launch.jobs import JobState, read_exit, read_ids, state_of
+from longrun.launch.jobs import CANCELLED_NAME, JobState, read_exit, read_ids, state_of
 from longrun.launch.run_folder import RECIPE_NAME, open_run, stage_rows
 from longrun.launch.stage_jobs import seen_from_host
 
@@ -163,11 +163,17 @@ def cancel_jobs(job_dir: Path, place: str, name: str | None) -> list[str]:
     queued = [job for job in ended if read_ids(job.folder)]
     slurm.cancel(i for job in queued for i in read_ids(job.folder) if i in in_queue)
     for job in queued:
-        write_text(job.folder / "cancelled", "by longrun cancel\n")
+        write_text(job.folder / CANCELLED_NAME, "by longrun cancel\n")
     process = holder_of(Experiment(folder.name, folder))
     if len(queued) < len(ended) and process is not None:
-        # Jobs of this machine end with the command that started them.
+        # Jobs of this machine end with the command that started them; so do those that wait.
+        waiting = [job for job in jobs if state_of(job.folder, in_queue).state == "waiting"]
+        here = [*(job for job in ended if job not in queued), *waiting]
+        for job in here:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            write_text(job.folder / CANCELLED_NAME, "by longrun cancel\n")
         os.kill(process, signal.SIGTERM)
+        ended = [job for job in jobs if job in ended or job in waiting]
     return [job.name for job in ended]
 
 

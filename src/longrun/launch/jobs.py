@@ -27,6 +27,8 @@ from longrun.formats.stages.run_state import State
 EXIT_CANCELLED = 213
 """Not started, because a job that it waits for did not finish."""
 LIVE_STATES = ("queued", "running")
+CANCELLED_NAME = "cancelled"
+"""Says in the folder of a job who asked for its end."""
 SETTINGS_NAME = "config.yaml"
 """Settings of a stage in the folder of its job."""
 _SLURM_SAYS = re.compile(r"(srun|slurmstepd)(-\S+)?: |\[[-\dT:.]+\] error: \*\*\* ")
@@ -101,15 +103,15 @@ def state_of(folder: Path, in_queue: Mapping[str, JobState]) -> JobState:
     if live:
         running = [state for state in live if state.state == "running"]
         return (running or live)[0]
-    if code is None and not (folder / "job.sh").exists():
+    if code is None and not any((folder / name).exists() for name in ("job.sh", CANCELLED_NAME)):
         return JobState("waiting")
     return _ended(folder, code, in_queue)
 
 
 def _ended(folder: Path, code: int | None, in_queue: Mapping[str, JobState]) -> JobState:
     """Say how a job ended that is neither done nor live; ``code``: what it left in ``exit``."""
-    if (folder / "cancelled").exists():
-        return JobState("cancelled", _read(folder / "cancelled").strip())
+    if (folder / CANCELLED_NAME).exists():
+        return JobState("cancelled", _read(folder / CANCELLED_NAME).strip())
     if code == EXIT_CANCELLED:
         return JobState("cancelled", "a job before it did not finish")
     if code is None and (broken := _broken_before(folder, in_queue)):

@@ -17,7 +17,7 @@ from longrun.launch.experiment import (
     make_experiment,
     write_graph,
 )
-from longrun.launch.jobs import SETTINGS_NAME, read_ids, state_of
+from longrun.launch.jobs import CANCELLED_NAME, SETTINGS_NAME, read_ids, state_of
 from longrun.launch.local_jobs import LocalJob, LocalRun, Machine, Watcher
 from longrun.launch.names import check_names
 from longrun.launch.run_folder import (
@@ -90,6 +90,8 @@ def run_local(
     experiment = make_experiment(job_dir, name, recipe.output_dir)
     with locked(experiment):
         save_recipe(recipe)
+        for stage in stages:  # what was cancelled before waits for its turn again
+            (experiment.job_folder(stage.name) / CANCELLED_NAME).unlink(missing_ok=True)
         names = {stage.name for stage in stages}
         edges = {
             stage.name: [experiment.job_folder(name) for name in stage.after if name in names]

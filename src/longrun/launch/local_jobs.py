@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,14 @@ def _nothing(*_: object) -> None:
     """Show nothing."""
 
 
+def _tell(_: str, line: str) -> None:
+    """Pass on what a job prints; standard output belongs to the program that called."""
+    print(line, file=sys.stderr, flush=True)
+
+
 QUIET = Watcher(_nothing, _nothing, _nothing, _nothing)
+TELLING = Watcher(_nothing, _nothing, _tell, _nothing)
+"""For functions that return when the work is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

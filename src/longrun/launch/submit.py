@@ -17,7 +17,7 @@ from longrun.errors import ConfigError, LaunchError, ResourceError
 from longrun.formats.stages.atomic import write_text
 from longrun.launch import slurm
 from longrun.launch.containers import check_image, check_mounts
-from longrun.launch.jobs import Job, JobState, read_exit, read_ids, state_of
+from longrun.launch.jobs import CANCELLED_NAME, Job, JobState, read_exit, read_ids, state_of
 from longrun.launch.script import CONTINUED, num_tasks, write_scripts
 from longrun.launch.snapshot import copy_longrun, copy_repository
 
@@ -125,7 +125,7 @@ def prepare_folder(cluster: Cluster, job: Job, experiment: str) -> Path:
     """
     script = write_scripts(cluster, job, experiment)
     write_text(job.folder / "after.json", json.dumps([str(before) for before in job.after]))
-    for name in ("exit", "attempt", "cancelled", "ids", "progress.json"):
+    for name in ("exit", "attempt", CANCELLED_NAME, "ids", "progress.json"):
         (job.folder / name).unlink(missing_ok=True)
     for task in range(1, num_tasks(cluster, job) + 1) if job.num_parts else []:
         _link_log(job, job.folder / "parts" / str(task) / "log.txt", f"-{task}")

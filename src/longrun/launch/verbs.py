@@ -19,7 +19,7 @@ from longrun.launch.commands import POLL_SECONDS, Arguments, JobHandle, choose_f
 from longrun.launch.graph import Launch, Submitted, submit_recipe
 from longrun.launch.jobs import JobState
 from longrun.launch.local import run_local
-from longrun.launch.local_jobs import QUIET, Watcher
+from longrun.launch.local_jobs import TELLING, Watcher
 from longrun.launch.stage_jobs import idle_options, place_of
 
 _LOGS = {"train": "training-logs", EVAL_VERB: "eval-logs"}
@@ -122,7 +122,7 @@ def start_verb(  # noqa: PLR0913 - the options of the command line, under the sa
         replace=replace,
         log_dir=choose_log_dir(wanted, log_dir),
     )
-    start_stages(recipe, list(recipe.stages), launch, QUIET)
+    start_stages(recipe, list(recipe.stages), launch, TELLING)
     folder = place_of(cluster, recipe)[0] / recipe.name / "jobs"
     jobs = tuple(JobHandle(stage.name, folder / stage.name) for stage in recipe.stages)
     given = {"partition": partition, "time_limit": time_limit}
