@@ -27,6 +27,7 @@ from longrun.errors import (
     end_bugs_with_a_line,
     explain_refusal,
 )
+from longrun.formats.terminal import protect_streams
 
 app = typer.Typer(
     help="Fine-tune language models on long worked solutions, from raw records to scores.",
@@ -46,6 +47,7 @@ plan_verb.register(app)
 def main() -> None:
     """Run the command line of this process and exit."""
     end_bugs_with_a_line()
+    protect_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         _check_words()
@@ -72,7 +74,5 @@ def _check_words() -> None:
 
 
 def _leave(error: LongrunError) -> NoReturn:
-    # Messages quote what users and files say; nothing of it may reach the terminal as a command.
-    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(error))
-    print(f"longrun: {line}", file=sys.stderr)
+    print(f"longrun: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

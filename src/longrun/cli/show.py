@@ -10,15 +10,16 @@ from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from longrun.config.evaluation import EvaluateConfig
 from longrun.config.recipe import Recipe, StagePlan
 from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
 from longrun.formats.stages.progress import format_seconds
 from longrun.formats.stages.run_state import StageRow
+from longrun.formats.terminal import VisibleConsole
 from longrun.launch.graph import Submitted
 from longrun.launch.inspect_jobs import ExperimentRow
 from longrun.launch.local_jobs import Watcher
@@ -30,8 +31,8 @@ PLAIN_WIDTH = 160
 
 def make_console() -> Console:
     """Make the console of this process: the terminal's width, or wide lines anywhere else."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    console = VisibleConsole()
+    return console if console.is_terminal else VisibleConsole(width=PLAIN_WIDTH)
 
 
 class RunScreen:
@@ -45,10 +46,10 @@ class RunScreen:
         self._folders = {stage.name: stage.config.output_dir for stage in stages}
         self._tasks: dict[str, TaskID] = {}
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -69,7 +70,7 @@ class RunScreen:
         return Watcher(self._begins, self._progresses, self._prints, self._ends)
 
     def _begins(self, stage: str) -> None:
-        self._console.print(f"[bold]{self._label(stage)}[/]", highlight=False)
+        self._console.print(self._label(stage), style="bold", highlight=False)
         self._tasks[stage] = self._bar.add_task(stage, total=None, figures="")
 
     def _progresses(self, stage: str, state: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ class RunScreen:
 
     def _prints(self, stage: str, line: str) -> None:
         said = line.removeprefix(f"{self._verbs[stage]}: ")  # the stage's name says it already
-        self._console.print(f"  [dim]{stage}[/] {escape(said)}", highlight=False)
+        self._console.print(Text.assemble("  ", (stage, "dim"), " ", said))
 
     def _ends(self, stage: str, outcome: str) -> None:
         if stage in self._tasks:
@@ -91,7 +92,7 @@ class RunScreen:
             seconds = Manifest.read(self._folders[stage]).wall_seconds
             outcome = f"done in {format_seconds(seconds)}"
         style = "red" if outcome in ("failed", "cancelled") else "green"
-        self._console.print(f"[{style}]{escape(self._label(stage))}: {outcome}[/]", highlight=False)
+        self._console.print(f"{self._label(stage)}: {outcome}", style=style, highlight=False)
 
     def _label(self, stage: str) -> str:
         return f"({self._place[stage]}/{len(self._place)}) {stage}"
@@ -119,7 +120,7 @@ def print_graph(console: Console, recipe: Recipe, stages: list[StagePlan]) -> No
     for stage in stages:
         row = rows[stage.name]
         state = f"{row.state}: {row.figures}" if row.state == "stale" else row.state
-        table.add_row(*map(escape, (stage.name, stage.verb, state, ", ".join(stage.after))))
+        table.add_row(stage.name, stage.verb, state, ", ".join(stage.after))
     console.print(table)
 
 
@@ -171,7 +172,7 @@ def print_submitted(console: Console, name: str, jobs: list[Submitted], option: 
     for column in ("stage", "outcome", "job"):
         table.add_column(column)
     for job in jobs:
-        table.add_row(*map(escape, (job.name, job.outcome, ", ".join(job.ids))))
+        table.add_row(job.name, job.outcome, ", ".join(job.ids))
     console.print(table)
     console.print(f"longrun status {name}{option}", soft_wrap=True, highlight=False)
 
@@ -192,7 +193,7 @@ def print_experiments(console: Console, rows: list[ExperimentRow], total: int, s
     for row in rows:
         states = ", ".join(f"{count} {state}" for state, count in row.counts.items())
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.started))
-        table.add_row(*map(escape, (row.name, started, row.cluster, states, str(row.folder))))
+        table.add_row(row.name, started, row.cluster, states, str(row.folder))
     console.print(table)
     if len(rows) < total:
         console.print(f"{total - len(rows)} older ones: longrun status --all", highlight=False)
@@ -201,4 +202,4 @@ def print_experiments(console: Console, rows: list[ExperimentRow], total: int, s
 
 def _print_silence(console: Console, silent: str) -> None:
     if silent:
-        console.print(escape(f"the cluster was not asked: {silent}"), highlight=False)
+        console.print(f"the cluster was not asked: {silent}", highlight=False)

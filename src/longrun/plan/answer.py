@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from longrun.plan.search import GIB, Choice, Option, Plan, Planner
@@ -34,12 +33,12 @@ _COLUMNS = (
 def print_answer(console: Console, planner: Planner, plan: Plan, *, every: bool) -> None:
     """Print what was assumed, the ranked layouts and the reasons against the others."""
     for line in _assumptions(planner):
-        console.print(escape(line), highlight=False)
+        console.print(line, highlight=False)
     table = Table(title=HEADLINE, title_justify="left")
     for name, side in _COLUMNS:
         table.add_column(name, justify="right" if side == "right" else "left")
     for option in plan.ranked:
-        table.add_row(*map(escape, _cells(planner, option)))
+        table.add_row(*_cells(planner, option))
     console.print(table)
     if plan.num_slower:
         console.print(f"{plan.num_slower:,} more fit: slower, or like these.", highlight=False)
@@ -172,7 +171,7 @@ def _print_rejected(console: Console, plan: Plan) -> None:
         table.add_column(name)
     for option in plan.rejected:
         choice = option.choice
-        table.add_row(*map(escape, (str(choice.layout), choice.recompute, option.reason or "")))
+        table.add_row(str(choice.layout), choice.recompute, option.reason or "")
     console.print(table)
 
 
@@ -180,6 +179,6 @@ def _print_reasons(console: Console, plan: Plan) -> None:
     """Print how many layouts each kind of reason rejects; numbers in reasons do not matter."""
     kinds = Counter(re.sub(r"\d+(\.\d+)?", "N", option.reason or "") for option in plan.rejected)
     for kind, count in kinds.most_common():
-        console.print(f"{count:,} rejected: {escape(kind)}", highlight=False)
+        console.print(f"{count:,} rejected: {kind}", highlight=False)
     if kinds:
         console.print("--all lists every one.", highlight=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from longrun.formats.predictions import DifferenceRow, Summary, SummaryRow
@@ -56,7 +55,7 @@ def accuracy_table(rows: Sequence[SummaryRow]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
     for row in cells:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 

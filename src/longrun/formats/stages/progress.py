@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from longrun.formats.stages.atomic import write_text
+from longrun.formats.terminal import VisibleConsole
 
 PROGRESS_VARIABLE = "LONGRUN_PROGRESS"
 LINE_SECONDS = 10.0
@@ -162,11 +162,11 @@ def format_count(value: float) -> str:
 
 def _bars(label: str, total: float) -> Bars:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
-    bars = Bars(*columns, console=Console(stderr=True), transient=False)
+    bars = Bars(*columns, console=VisibleConsole(stderr=True), transient=False)
     bars.add_task(label, total=total, figures="")
     return bars
