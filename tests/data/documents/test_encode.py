@@ -1,3 +1,4 @@
+import json
 import logging
 import operator
 import random
@@ -253,3 +254,72 @@ def test_both_tokenizers_are_not_held_at_a_time(composer):
     assert choose_engine(tokenizer, [one])
     assert not {"_whole", "_text"} & vars(tokenizer).keys()
     assert tokenizer.encode_text("It is 6.") == expected
+
+
+def with_spaces(folder, tmp_path):
+    """A tokenizer of SentencePiece's kind: marks for spaces, bytes, a space in front."""
+    kept = json.loads((folder / "tokenizer.json").read_text())
+    pieces = [
+        "<unk>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "\u2581",
+        *"abcostumxyz10+-.<>/",
+    ]
+    pieces += ["so", "\u2581so", "to", "\u2581to", "</"]
+    pairs = [["s", "o"], ["\u2581", "so"], ["t", "o"], ["\u2581", "to"], ["<", "/"]]
+    added = [
+        {**one, "normalized": False, "id": len(pieces) + at}
+        for at, one in enumerate(kept["added_tokens"])
+    ]
+    vocabulary = {piece: at for at, piece in enumerate(pieces)}
+    vocabulary |= {one["content"]: one["id"] for one in added}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": pairs, "unk_token": "<unk>"}
+    model |= {"byte_fallback": True, "fuse_unk": True}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+    parts = [{"type": "Prepend", "prepend": "\u2581"}, replace]
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    kept |= {"model": model, "added_tokens": added, "pre_tokenizer": None}
+    kept |= {"normalizer": {"type": "Sequence", "normalizers": parts}}
+    kept |= {"decoder": {"type": "Sequence", "decoders": decoders}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(kept))
+    return ExactTokenizer(tmp_path, "<|im_end|>")
+
+
+def without_bytes(folder, tmp_path):
+    """A byte-level tokenizer of GPT-2's kind without a token for some of the bytes."""
+    kept = json.loads((folder / "tokenizer.json").read_text())
+    for byte in ("\u0101", "\u00f5"):  # bytes 1 and 245
+        kept["model"]["vocab"][f"unused {byte}"] = kept["model"]["vocab"].pop(byte)
+    split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    kept |= {"pre_tokenizer": split | {"use_regex": True}, "normalizer": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(kept))
+    return ExactTokenizer(tmp_path, "<|im_end|>")
+
+
+@pytest.mark.parametrize("kind", [with_spaces, without_bytes])
+def test_kinds_of_vocabularies_are_encoded_fast_and_exactly(kind, tokenizer, tmp_path):
+    exact = kind(tokenizer, tmp_path)
+    thinking, answer = SpanKind.THINKING, SpanKind.ANSWER
+    runs = [
+        [(thinking, "so x to 11"), (answer, " so \u4e2d\u0301 to")],
+        [(SpanKind.TOOL_OUTPUT, "so\x01to"), (SpanKind.NOTICE, "</tool_call> so")],
+        [(thinking, "<tool_call>so"), (answer, "  to \u2581 x so")],
+    ]
+    prompts = ["Q so<|im_end|>\n<|im_start|>to\n", "Q so<|im_start|>"]
+    drafts = [Draft(0, "cot", 1, False, text, [*map(join, runs)], None, 9) for text in prompts]
+    assert choose_engine(exact, drafts)
+    fast = Encoder(exact, True, exact.byte_lengths()).encode(drafts)
+    for slow in (Encoder(exact, False, exact.byte_lengths()), Encoder(exact, False, None)):
+        other = slow.encode(drafts)
+        for name in ("tokens", "span_lengths", "span_kinds", "first_spans", "first_tokens"):
+            assert np.array_equal(getattr(fast, name), getattr(other, name)), name
+
+
+def test_a_run_gets_a_space_in_front_only_where_the_whole_text_has_one(tokenizer, tmp_path):
+    exact = with_spaces(tokenizer, tmp_path)
+    for before in ("Q so<|im_end|>", "Q so", "x</tool_call>"):
+        for run in ("so to", "<tool_call>so", "\u4e2d so <tool_call> to"):
+            whole = exact.encode_whole([before + run])[0]
+            alone = exact.encode_whole([before])[0]
+            assert alone + exact.encode_text(run, after=before) == whole

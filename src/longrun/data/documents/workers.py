@@ -54,7 +54,7 @@ def run_tasks(job: Job[TaskT], tasks: Sequence[TaskT], num_workers: int, report:
     workers: list[_Worker] = []
     try:
         for _ in range(num_workers):
-            workers.append(_start_worker(context, job))
+            workers.append(_start_worker(context, job, available_cores() // num_workers))
         _deal(workers, tasks, report)
     finally:
         for worker in workers:
@@ -72,10 +72,11 @@ class _Worker:
     """Position of the task that it works on."""
 
 
-def _start_worker(context: SpawnContext, job: Job[Any]) -> _Worker:
+def _start_worker(context: SpawnContext, job: Job[Any], num_threads: int) -> _Worker:
     ours, theirs = context.Pipe()
     level = logging.getLogger().level
-    process = context.Process(target=_work, args=(theirs, job, os.getpid(), level), daemon=True)
+    arguments = (theirs, job, os.getpid(), level, num_threads)
+    process = context.Process(target=_work, args=arguments, daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -131,14 +132,17 @@ def _receive(worker: _Worker) -> tuple[str, Any]:
     return message
 
 
-def _work(connection: Connection, job: Job[Any], parent: int, log_level: int) -> None:
+def _work(
+    connection: Connection, job: Job[Any], parent: int, log_level: int, num_threads: int
+) -> None:
     """Run inside a worker process until the parent ends it."""
     die_with_parent(parent)
     # Ctrl-C reaches the whole group; the parent alone answers it and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=log_level)
-    # Each worker is one thread; as many workers as cores share the machine.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # The workers share the cores; where there are fewer of them, each has several for tokenizers.
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
+    os.environ["RAYON_NUM_THREADS"] = str(max(1, num_threads))
     work: Callable[[Any, Report], None] | None = None
     while True:
         task = connection.recv()

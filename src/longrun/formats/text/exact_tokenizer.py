@@ -266,7 +266,8 @@ class ExactTokenizer:
 
     @cached_property
     def _added(self) -> tuple[str, ...]:
-        return tuple(added.content for added in self._file.added_tokens)
+        """The added tokens at which a text is cut before rules for its beginning apply."""
+        return tuple(one.content for one in self._file.added_tokens if not one.normalized)
 
     @cached_property
     def _added_pattern(self) -> re.Pattern[bytes]:

@@ -33,6 +33,8 @@ class AddedToken(msgspec.Struct):
     special: bool = False
     lstrip: bool = False
     rstrip: bool = False
+    normalized: bool = False
+    """It is looked for in the normalized text, not in the text as it is."""
 
 
 class TokenizerFile(msgspec.Struct):
@@ -54,10 +56,14 @@ class TokenizerFile(msgspec.Struct):
         """Whether tokens of ASCII text stand for that text, byte for byte, whatever is before it.
 
         Unicode's composed form changes no ASCII character and composes nothing across one. A
-        space in front stands before the first piece, where nobody counts.
+        space in front of the whole stands where nobody counts; one after each added token does not.
         """
         strips = any(added.lstrip or added.rstrip for added in self.added_tokens)
-        return not strips and all(map(_keeps_ascii, _parts(self.normalizer, self.pre_tokenizer)))
+        return (
+            not strips
+            and self.prefix_rule != "each"
+            and all(map(_keeps_ascii, _parts(self.normalizer, self.pre_tokenizer)))
+        )
 
     @property
     def spelling(self) -> Literal["bytes", "marks"] | None:
