@@ -69,6 +69,15 @@ def test_the_jobs_of_a_recipe_say_more_and_can_be_set_where_it_is_started(tmp_pa
     assert "#SBATCH --time=0-01:00:00" in found["prepare"]
 
 
+def test_gpus_follow_from_the_processes_where_slurm_cannot_be_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ("train.num_processes=2", "train.num_nodes=2")
+    found = scripts(tmp_path, *words, gpus_per_node=None)
+    assert "#SBATCH --gpus-per-node=2" in found["train"]
+    assert "--gpus" not in found["pack"]
+    assert "--gpus" not in scripts(tmp_path, *words, gpus_per_node=0)["train"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
