@@ -51,12 +51,29 @@ class EndpointSettings(Settings):
     requests_per_minute: PositiveInt | None = execution(None)
     """Rate limit; null: none."""
     timeout_seconds: Positive = execution(600.0)
-    """Patience with one request."""
+    """Patience with one request, from the connection to the last byte of the answer."""
     attempts: PositiveInt = execution(6)
     """Tries of one request, with growing pauses between them."""
     max_failed_share: Share = execution(0.0)
     """Solutions that may fail for good; with more the stage ends with an error, and running it
     again asks for these only."""
+
+
+class CompletionSettings(EndpointSettings):
+    """How a server is asked for solutions."""
+
+    top_k: int = -1
+    """Sample from this many of the likeliest tokens; -1: all. Sent with every request, as are
+    temperature, ``top_p`` and the two below, so that no default of the server counts."""
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Leave out tokens less likely than this share of the likeliest."""
+    repetition_penalty: Positive = 1.0
+    """Above 1 tokens that were used are less likely; 1: none."""
+    stop: list[str] = []
+    """Texts that end a solution; the server leaves them out."""
+    body: dict[str, Any] = {}
+    """Further fields of every request, or other values; null takes a field out, as
+    ``{top_k: null, min_p: null, repetition_penalty: null}`` for servers that refuse them."""
 
 
 class ServerSettings(Settings):
@@ -95,7 +112,7 @@ class GenerateConfig(StageConfig):
     """Isolation and limits of code that a model writes."""
     engine: Literal["built-in", "endpoint", "vllm", "sglang"] = "built-in"
     """What writes: Longrun itself, a server that is running, or one that Longrun starts."""
-    endpoint: EndpointSettings = EndpointSettings()
+    endpoint: CompletionSettings = CompletionSettings()
     """How servers are asked."""
     server: ServerSettings = ServerSettings()
     """How servers are started."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from longrun.config.evaluation import EndpointSettings, GenerateConfig
+from longrun.config.evaluation import GenerateConfig
 from longrun.errors import ConfigError, ResourceError
-from longrun.evaluation.generation.endpoint import EndpointClient, read_completion
+from longrun.evaluation.generation.endpoint import read_completion
+from longrun.evaluation.generation.endpoint_client import _pause
 from longrun.evaluation.generation.generate import run
 from longrun.formats.predictions import read_predictions
 
@@ -44,7 +45,7 @@ def serve(stand_in):
 
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch):
-    monkeypatch.setattr("longrun.evaluation.generation.endpoint._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("longrun.evaluation.generation.endpoint_client._FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -184,8 +185,7 @@ def test_answers_of_another_form_are_garbage(choice):
 
 
 def test_the_pause_grows_and_heeds_what_the_server_asks_for():
-    client = EndpointClient("http://127.0.0.1:9/v1", EndpointSettings())
-    first, later = client._pause(1, "x"), client._pause(8, "x")
-    assert first < later
-    assert client._pause(50, "x") <= 60
-    assert client._pause(1, "HTTP 429 (slow down) retry-after=7") == 7
+    assert _pause(1, None) < _pause(8, None)
+    assert _pause(50, None) <= 60
+    assert _pause(1, 7.0) == 7
+    assert _pause(1, 9999.0) <= 60

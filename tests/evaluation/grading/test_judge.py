@@ -82,7 +82,7 @@ def evaluate(tmp_path, folder, url, name="scores"):
 def test_only_what_comparison_left_open_is_asked_and_asked_once(
     tmp_path, generated, judge_server, monkeypatch
 ):
-    monkeypatch.setattr("longrun.evaluation.generation.endpoint._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("longrun.evaluation.generation.endpoint_client._FIRST_PAUSE", 0.01)
     url, asked = judge_server
     grades, manifest = evaluate(tmp_path, generated("g", {"b": {"base": ROWS}}), url)
     verdicts = {grade.id: (grade.verdict, grade.correct) for grade in grades}

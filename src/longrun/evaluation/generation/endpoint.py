@@ -10,45 +10,22 @@ key, an unknown model) stops the stage.
 The server's sampling is its own: seeds are sent, but equal bytes are promised by nobody.
 """
 
-import json
 import logging
-import os
-import random
-import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
 from itertools import islice
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
-from longrun.config.evaluation import EndpointSettings, GenerateConfig
-from longrun.errors import ResourceError
+from longrun.config.evaluation import GenerateConfig
 from longrun.evaluation.generation.code_calls import CodeCalls, find_call
+from longrun.evaluation.generation.endpoint_client import EndpointClient, EndpointError
 from longrun.evaluation.generation.prompting import Prompter
 from longrun.evaluation.generation.solutions import Failure, Solution
 
 log = logging.getLogger(__name__)
-_TRY_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
-_FOR_ALL = {
-    401: "check the key",
-    403: "check the key",
-    404: "check url and model",
-    405: "check url",
-}
-"""Answers that every request would get."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-
-
-class EndpointError(Exception):
-    """One request is given up; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,92 +38,6 @@ class Completion:
     finish_reason: str
     stop_reason: str | int | None
     """The stop string or token; None: the server does not say, or its own end."""
-
-
-class EndpointClient:
-    """Sends requests from several threads, within the rate limit, and tries again."""
-
-    def __init__(
-        self, url: str, settings: EndpointSettings, check_alive: Callable[[], None] = lambda: None
-    ) -> None:
-        """Prepare for the server at ``url`` (``.../v1``); ``check_alive`` raises when it died."""
-        self._url = url.rstrip("/")
-        self._settings = settings
-        self._check_alive = check_alive
-        self._key = os.environ.get(settings.api_key_variable)
-        # A server on this machine is never asked through a proxy.
-        local = urlsplit(url).hostname in _LOOPBACK
-        self._opener: OpenerDirector = build_opener(*([ProxyHandler({})] if local else []))
-        self._lock = threading.Lock()
-        self._next_at = 0.0
-        self._given_up = threading.Event()
-
-    def give_up(self) -> None:
-        """Try nothing again from now on: nobody waits for the answers."""
-        self._given_up.set()
-
-    def ask(self, path: str, body: dict[str, Any], read: Callable[[Any], Any]) -> Any:
-        """Post ``body`` and return ``read(answer)``; ``read`` raises ``ValueError`` for garbage.
-
-        Raises:
-            EndpointError: every attempt failed, or this request was refused.
-            ResourceError: every request would be refused, or the server died.
-        """
-        reason = ""
-        for attempt in range(self._settings.attempts):
-            if attempt:
-                self._check_alive()
-                if self._given_up.wait(self._pause(attempt, reason)):
-                    raise EndpointError("given up")
-            self._wait_for_turn()
-            try:
-                return read(self._post(path, body))
-            except HTTPError as error:
-                reason = self._explain(error, path)
-                if error.code not in _TRY_AGAIN:
-                    raise EndpointError(reason) from None
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                reason = f"garbage ({type(error).__name__}: {error})"[:200]
-            except (URLError, HTTPException, OSError) as error:
-                reason = f"{type(error).__name__}: {error}"[:200]
-        self._check_alive()
-        raise EndpointError(f"{self._settings.attempts} attempts failed, the last with {reason}")
-
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = Request(f"{self._url}/{path}", json.dumps(body).encode(), headers)
-        with self._opener.open(request, timeout=self._settings.timeout_seconds) as answer:
-            return json.loads(answer.read())
-
-    def _explain(self, error: HTTPError, path: str) -> str:
-        with error:
-            said = error.read(2000).decode("utf-8", "replace").strip()
-        shown = " ".join(said.split())[:200]
-        if error.code in _FOR_ALL:
-            raise ResourceError(
-                f"{self._url}/{path}: HTTP {error.code} ({shown}); {_FOR_ALL[error.code]}"
-                " (generate.endpoint)"
-            )
-        wait = error.headers.get("Retry-After", "")
-        return f"HTTP {error.code} ({shown})" + (f" retry-after={wait}" if wait.isdigit() else "")
-
-    def _pause(self, attempt: int, reason: str) -> float:
-        asked = re.search(r"retry-after=(\d+)$", reason)
-        if asked:
-            return min(float(asked[1]), _LONGEST_PAUSE)
-        grown: float = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
-        return grown * random.uniform(0.5, 1.0)  # so that not all come back at the same moment
-
-    def _wait_for_turn(self) -> None:
-        if self._settings.requests_per_minute is None:
-            return
-        with self._lock:
-            now = time.monotonic()
-            turn = max(now, self._next_at)
-            self._next_at = turn + 60.0 / self._settings.requests_per_minute
-        time.sleep(turn - now)
 
 
 class EndpointDecoder:
@@ -229,19 +120,40 @@ class EndpointDecoder:
         text: list[int] | str = solution.text
         if self._config.endpoint.send == "text":
             text = self._prompter.decode(solution.text)
+        sent = self._config.endpoint
         body: dict[str, Any] = {
             "model": self._model,
             "prompt": text,
             "max_tokens": solution.most_tokens - len(solution.tokens),
             "temperature": self._config.temperature,
             "top_p": self._config.top_p,
+            # Sent although they change nothing: a server may have other values of its own.
+            "top_k": sent.top_k,
+            "min_p": sent.min_p,
+            "repetition_penalty": sent.repetition_penalty,
             # A seed of its own for every sample and every segment of it.
             "seed": int(solution.rng.integers(1 << 31)),
         }
-        if solution.problem.mode == "tir":
-            body["stop"] = [self._tag]
-        completion: Completion = self._client.ask("completions", body, read_completion)
+        stops = [*([self._tag] if solution.problem.mode == "tir" else []), *sent.stop]
+        if stops:
+            body["stop"] = stops
+        body = {name: value for name, value in (body | sent.body).items() if value is not None}
+        read = partial(read_completion, vocabulary=self._prompter.vocabulary)
+        try:
+            completion: Completion = self._client.ask("completions", body, read)
+        except EndpointError as error:
+            if error.status not in (400, 422):
+                raise
+            raise EndpointError(f"{error}; {self._what_may_be_refused()}", error.status) from None
         return completion
+
+    def _what_may_be_refused(self) -> str:
+        advice = (
+            "a server that does not know top_k, min_p or repetition_penalty needs endpoint.body"
+        )
+        if self._config.endpoint.send == "tokens":
+            advice = f"a server that takes no token ids needs endpoint.send=text; {advice}"
+        return advice
 
     def _append(self, solution: Solution, completion: Completion) -> None:
         tokens = completion.tokens
@@ -281,14 +193,17 @@ class EndpointDecoder:
         return find_call(written, self._prompter.conversation.code) is not None
 
 
-def read_completion(answer: Any) -> Completion:
+def read_completion(answer: Any, vocabulary: int = 1 << 31) -> Completion:
     """Check an answer to ``/v1/completions``; raises ``ValueError`` and its like for garbage."""
     choice = answer["choices"][0]
     text, reason = choice["text"], choice["finish_reason"]
     if not isinstance(text, str) or reason not in ("stop", "length"):
         raise ValueError(f"text {text!r:.40} with finish_reason {reason!r:.40}")
+    text.encode()  # half of a surrogate pair is no text
     tokens = choice.get("token_ids")
-    if not (isinstance(tokens, list) and all(isinstance(token, int) for token in tokens)):
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         tokens = None
+    elif not all(0 <= token < vocabulary for token in tokens):
+        raise ValueError(f"a token id outside the vocabulary of {vocabulary}")
     stop = choice.get("stop_reason")
     return Completion(text, tokens, reason, stop if isinstance(stop, str | int) else None)

@@ -29,7 +29,8 @@ from longrun.errors import ConfigError, InputError, ResourceError
 from longrun.evaluation.generation.chunks import split_chunk
 from longrun.evaluation.generation.code_calls import CodeCalls
 from longrun.evaluation.generation.decoding import ContinuousDecoder
-from longrun.evaluation.generation.endpoint import EndpointClient, EndpointDecoder
+from longrun.evaluation.generation.endpoint import EndpointDecoder
+from longrun.evaluation.generation.endpoint_client import EndpointClient
 from longrun.evaluation.generation.model_server import ModelServer
 from longrun.evaluation.generation.prompting import Prompter, check_model_folder, find_conversation
 from longrun.evaluation.generation.solutions import Failure, Solution

@@ -8,6 +8,7 @@ weights.
 import logging
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class Prompter:
         self._tokenizer = ExactTokenizer(model, conversation.stop)
         self._decoder = Tokenizer.from_file(str(model / TOKENIZER_FILE))
         self.stop_id = self._tokenizer.stop_id
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """One more than the highest token id of the tokenizer."""
+        return int(max(self._decoder.get_vocab(with_added_tokens=True).values())) + 1
 
     def budget(self, problem: Problem) -> int:
         """Return how many code calls a solution may make."""

@@ -18,7 +18,7 @@ import msgspec
 
 from longrun.config.evaluation import JudgeSettings
 from longrun.errors import ConfigError
-from longrun.evaluation.generation.endpoint import EndpointClient, EndpointError
+from longrun.evaluation.generation.endpoint_client import EndpointClient, EndpointError
 from longrun.formats.predictions import Grade
 
 log = logging.getLogger(__name__)

@@ -150,7 +150,7 @@ class Sandbox:
         if hello["missing"]:
             raise ResourceError(
                 f"sandbox.packages: {', '.join(hello['missing'])} cannot be imported by"
-                f" {sys.executable}; pip install them ('longrun[sandbox]' has the usual ones)"
+                f" {sys.executable}; pip install them"
                 " or leave them out for a model that does not use them"
             )
         if not hello["filtered"] and self._bubblewrap:
