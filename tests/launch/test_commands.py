@@ -22,6 +22,7 @@ from longrun.launch.experiment import (
     write_graph,
 )
 from longrun.launch.inspect_jobs import cancel_jobs, list_experiments, rows_of
+from longrun.launch.jobs import is_running_here
 
 HERE = Cluster(executor="local")
 
@@ -231,6 +232,26 @@ def test_cancel_ends_a_command_of_another_shell_and_the_same_command_goes_on(tmp
     rows, _ = rows_of(tmp_path / "runs/long")
     assert [row.state for row in rows] == ["cancelled"]
     assert run_cmd(command, expname="long").state().state == "done"
+
+
+@pytest.mark.parametrize("end", [signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+def test_cancel_ends_what_a_closed_terminal_or_a_killed_command_line_left(tmp_path, end):
+    command = "test -e second && exit; touch second; sleep 100 & wait; sleep 100"
+    words = [sys.executable, "-m", "longrun", "run_cmd", "--expname", "left", command]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "second").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(end)
+    process.communicate()
+    place, job = tmp_path / "runs", tmp_path / "runs/left/jobs/left"
+    assert is_running_here(job) == (end == signal.SIGKILL)
+    assert cancel_jobs(place, "left", None) == (["left"] if end == signal.SIGKILL else [])
+    assert not is_running_here(job)
+    state = "cancelled" if end == signal.SIGKILL else "interrupted"
+    assert rows_of(place / "left")[0][0].state == state
+    assert run_cmd(command, expname="left").state().state == "done"
 
 
 def test_a_killed_command_line_leaves_a_job_that_is_seen_and_not_doubled(tmp_path):

@@ -6,6 +6,7 @@ When it does not answer, what the folders say is shown, and that it did not answ
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from longrun.config.cluster import Cluster
 from longrun.config.recipe import load_recipe
 from longrun.config.settings import nearest
-from longrun.errors import ConfigError, LongrunError
+from longrun.errors import ConfigError, LaunchError, LongrunError
 from longrun.formats.stages.atomic import write_text
 from longrun.formats.stages.run_state import StageRow, State
 from longrun.launch import slurm
@@ -28,9 +29,21 @@ from longrun.launch.experiment import (
     holder_of,
     read_graph,
 )
-from longrun.launch.jobs import CANCELLED_NAME, JobState, read_exit, read_ids, state_of
+from longrun.launch.jobs import (
+    CANCELLED_NAME,
+    JobState,
+    is_running_here,
+    read_exit,
+    read_ids,
+    state_of,
+)
+from longrun.launch.orphans import STOP_SECONDS, end_orphan
 from longrun.launch.run_folder import RECIPE_NAME, open_run, stage_rows
 from longrun.launch.stage_jobs import seen_from_host
+
+_SPARE_SECONDS = 10.0
+"""What a command gets beside the time of its jobs, to end itself."""
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ def cancel_jobs(job_dir: Path, place: str, name: str | None) -> list[str]:
 
     Raises:
         ConfigError: there is no such experiment or job.
-        LaunchError: Slurm does not answer; nothing was said to be cancelled.
+        LaunchError: Slurm does not answer, or a job goes on out of reach.
     """
     folder, jobs = _jobs_of(job_dir, place)
     if name is not None:
@@ -164,17 +177,32 @@ def cancel_jobs(job_dir: Path, place: str, name: str | None) -> list[str]:
     slurm.cancel(i for job in queued for i in read_ids(job.folder) if i in in_queue)
     for job in queued:
         write_text(job.folder / CANCELLED_NAME, "by longrun cancel\n")
-    process = holder_of(Experiment(folder.name, folder))
-    if len(queued) < len(ended) and process is not None:
+    if len(queued) < len(ended):
         # Jobs of this machine end with the command that started them; so do those that wait.
         waiting = [job for job in jobs if state_of(job.folder, in_queue).state == "waiting"]
-        here = [*(job for job in ended if job not in queued), *waiting]
-        for job in here:
+        running = [job for job in ended if job not in queued]
+        for job in (*running, *waiting):
             job.folder.mkdir(parents=True, exist_ok=True)
             write_text(job.folder / CANCELLED_NAME, "by longrun cancel\n")
-        os.kill(process, signal.SIGTERM)
+        _end_here(Experiment(folder.name, folder), running)
         ended = [job for job in jobs if job in ended or job in waiting]
     return [job.name for job in ended]
+
+
+def _end_here(experiment: Experiment, jobs: list[Node]) -> None:
+    """End jobs of this machine and wait for it: by the command that started them, if it lives."""
+    process = holder_of(experiment)
+    if process is not None:
+        os.kill(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS + _SPARE_SECONDS
+        while holder_of(experiment) == process and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+    for job in jobs:
+        if is_running_here(job.folder) and not end_orphan(job.folder):
+            raise LaunchError(
+                f"{job.name} goes on: it runs on another machine, or in processes that this user"
+                f" may not end; end it there (log: {job.folder / 'log.txt'})"
+            )
 
 
 def _jobs_of(job_dir: Path, place: str) -> tuple[Path, tuple[Node, ...]]:

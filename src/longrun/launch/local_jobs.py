@@ -29,9 +29,9 @@ from longrun.launch.jobs import (
     last_line,
     read_exit,
 )
+from longrun.launch.orphans import STOP_SECONDS, note_process
 
 POLL_SECONDS = 0.1
-STOP_SECONDS = 60.0
 Outcome = str
 """``done``, ``up to date``, ``failed``, ``cancelled`` or ``interrupted``."""
 
@@ -244,6 +244,7 @@ def start_job(wanted: LocalJob, task: int, gpus: list[str], log: Path) -> _Runni
             start_new_session=True,
             pass_fds=[lock.fileno()],
         )
+    note_process(log.parent, process.pid)
     return _Running(wanted, process, task, gpus, log, position)
 
 
@@ -277,7 +278,7 @@ def _forward(entry: _Running, watcher: Watcher, *, everything: bool) -> int:
 
 @contextmanager
 def _ended_like_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: ``longrun cancel`` and a closing machine stop the jobs as well."""
+    """Treat as Ctrl-C what ``longrun cancel``, a closing machine and a closed terminal send."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -285,11 +286,15 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup asks to outlive the terminal
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _read(path: Path) -> str:

@@ -66,6 +66,18 @@ def test_a_worker_that_dies_is_an_error_with_a_remedy(tmp_path):
         run_tasks(WriteFile(str(tmp_path)), ["die", "b"], 2, lambda amount: None)
 
 
+class DieAtOnce(WriteFile):
+    """Ends its process before the first task is read from the pipe."""
+
+    def __setstate__(self, state):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_with_its_task_unread_is_the_same_error(tmp_path):
+    with pytest.raises(ResourceError, match=r"exit code -9.*set num_workers lower"):
+        run_tasks(DieAtOnce(str(tmp_path)), ["a", "b"], 2, lambda amount: None)
+
+
 def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path):
     with pytest.raises(RuntimeError, match="KeyError: 'bug'"):
         run_tasks(WriteFile(str(tmp_path)), ["bug", "b"], 2, lambda amount: None)

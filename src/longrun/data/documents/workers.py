@@ -8,6 +8,7 @@ are ended with this process, however it dies.
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def _hand_out(worker: _Worker, tasks: Sequence[Any], waiting: list[int]) -> None
     if waiting:
         worker.task = waiting.pop()
         # A worker that has died is noticed when its answer is read.
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(tasks[worker.task])
 
 
@@ -122,7 +123,8 @@ def _still_wanted(worker: _Worker, failed: dict[int, Exception]) -> bool:
 def _receive(worker: _Worker) -> tuple[str, Any]:
     try:
         message: tuple[str, Any] = worker.connection.recv()
-    except EOFError:
+    except (EOFError, OSError, pickle.UnpicklingError):
+        # With a task unread in its pipe, its death is a reset; in the middle of an answer, half.
         worker.process.join()
         code = worker.process.exitcode
         raise ResourceError(
