@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from longrun.config.convert import ConvertConfig as ConvertConfig
+    from longrun.config.convert import ConvertPacksConfig as ConvertPacksConfig
     from longrun.config.evaluation import CheckContaminationConfig as CheckContaminationConfig
     from longrun.config.evaluation import EvaluateConfig as EvaluateConfig
     from longrun.config.evaluation import GenerateConfig as GenerateConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from longrun.launch.stage_functions import average as average
     from longrun.launch.stage_functions import check_contamination as check_contamination
     from longrun.launch.stage_functions import convert as convert
+    from longrun.launch.stage_functions import convert_packs as convert_packs
     from longrun.launch.stage_functions import evaluate as evaluate
     from longrun.launch.stage_functions import fetch as fetch
     from longrun.launch.stage_functions import generate as generate
@@ -51,6 +53,7 @@ _INTERFACE = {
         "average",
         "check_contamination",
         "convert",
+        "convert_packs",
         "evaluate",
         "fetch",
         "generate",
@@ -66,7 +69,7 @@ _INTERFACE = {
         "write_report",
     ),
     "longrun.data.records.prompt_templates": ("get_prompt",),
-    "longrun.config.convert": ("ConvertConfig",),
+    "longrun.config.convert": ("ConvertConfig", "ConvertPacksConfig"),
     "longrun.config.evaluation": (
         "CheckContaminationConfig",
         "EvaluateConfig",

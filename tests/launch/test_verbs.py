@@ -77,7 +77,18 @@ def test_a_cluster_behind_ssh_is_for_command_lines(here):
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare", "merge", "pack", "train", "average", "convert", "generate", "evaluate"]
+    "name",
+    [
+        "prepare",
+        "merge",
+        "pack",
+        "train",
+        "average",
+        "convert",
+        "convert_packs",
+        "generate",
+        "evaluate",
+    ],
 )
 def test_every_verb_of_the_interface_is_there_and_checks_its_settings(name):
     with pytest.raises(ConfigError, match=name):

@@ -21,7 +21,7 @@ from longrun.checkpoint.model_folder import (
 from longrun.checkpoint.weight_files import OUTPUT_MATRIX
 from longrun.config.convert import ConvertConfig
 from longrun.config.settings import MODEL_NAME
-from longrun.errors import ConfigError, InputError
+from longrun.errors import InputError
 from longrun.formats.stages.atomic import atomic_folder
 from longrun.formats.stages.manifest import Manifest
 from longrun.formats.stages.progress import show_progress
@@ -37,8 +37,6 @@ def run(config: ConvertConfig) -> Manifest:
         ConfigError: its weights have several types and ``dtype`` names none.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    if config.model is None:
-        raise ConfigError("convert: no model is named")
     with open_stage("convert", config) as stage:
         if stage.finished is not None:
             return stage.finished

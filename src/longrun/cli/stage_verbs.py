@@ -26,11 +26,10 @@ from longrun.cli.options import (
 )
 from longrun.cli.run_verbs import Replace, run_stages
 from longrun.config.commands import Place, Wanted, build_recipe, read_words
-from longrun.config.convert import ConvertConfig
 from longrun.config.nemo_skills.verbs import EVAL_VERB, explain_options
 from longrun.config.plain_yaml import dump_yaml
 from longrun.config.recipe import RUNS, StagePlan
-from longrun.config.settings import Settings, StageConfig
+from longrun.config.settings import Settings
 from longrun.config.stages import STAGES
 from longrun.errors import ConfigError
 from longrun.launch.graph import Launch
@@ -49,7 +48,8 @@ MODULES = {
     "merge": "longrun.data.documents.merge",
     "check_contamination": "longrun.data.documents.check_contamination",
     "pack": "longrun.data.packs.pack",
-    "convert": "longrun.data.packs.convert",
+    "convert_packs": "longrun.data.packs.convert_packs",
+    "convert": "longrun.checkpoint.convert_model",
     "verify": "longrun.training.verify",
     "train": "longrun.training.train",
     "average": "longrun.checkpoint.average",
@@ -59,9 +59,6 @@ MODULES = {
     "report": "longrun.report.report",
 }
 """Verb -> module whose ``run(config)`` is the stage; imported when the verb runs."""
-
-_CONVERT_MODEL = "longrun.checkpoint.convert_model"
-"""What ``convert`` runs where a model is named."""
 
 _EVAL_HELP = (
     "Generate solutions and evaluate them, by the options of NeMo-Skills. Settings are those of"
@@ -166,13 +163,7 @@ def _run_here(wanted: Wanted, place: Place, *, dry_run: bool, replace: bool) -> 
             continue
         if replace:
             clear_stale(stage)
-        config = stage.config
-        importlib.import_module(_module_of(stage.verb, config)).run(config.located())
-
-
-def _module_of(verb: str, config: StageConfig) -> str:
-    of_model = isinstance(config, ConvertConfig) and config.model is not None
-    return _CONVERT_MODEL if of_model else MODULES[verb]
+        importlib.import_module(MODULES[stage.verb]).run(stage.config.located())
 
 
 def explain_settings(config: type[Settings]) -> str:

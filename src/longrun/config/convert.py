@@ -1,4 +1,4 @@
-"""The settings of ``convert``: one artefact in, the same in another form out."""
+"""The settings of ``convert`` and ``convert_packs``: the same in another form."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -9,34 +9,35 @@ from longrun.config.settings import StageConfig, model_source, source
 from longrun.config.training import ContextEdit
 from longrun.config.values import Mode
 
-_BELONGS = {
-    "model": ("dtype", "max_shard_mb", "context"),
-    "packs": ("pad_id", "context_parallel", "epoch"),
-    "arrays": ("pad_id", "context_parallel", "like", "mode"),
-}
-"""What is converted -> the settings that have an effect on it."""
+_BELONGS = {"epoch": "packs", "like": "arrays", "mode": "arrays"}
+"""Setting -> what it has an effect on."""
 
 
 class ConvertConfig(StageConfig):
-    """Bring a model, packs, or NeMo's three padded .npy arrays of packs into another form."""
+    """Write a model anew: another type, smaller files, other positions."""
 
     output_revision: ClassVar[int] = 2
 
-    model: Path | None = model_source(None)
+    model: Path = model_source()
     """Hugging Face model folder to write anew as ``model``."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """With ``model``: type of the weights; null: as they are."""
+    """Type of the weights; null: as they are."""
     max_shard_mb: Annotated[int, Field(ge=1)] = 4096
-    """With ``model``: a larger model becomes several files of at most so many 10^6 bytes."""
+    """A larger model becomes several files of at most so many 10^6 bytes."""
     context: ContextEdit = ContextEdit()
-    """With ``model``: changes of its positions."""
+    """Changes of its positions."""
+
+
+class ConvertPacksConfig(StageConfig):
+    """Bring packs into NeMo's three padded .npy arrays, or such arrays into packs."""
+
     packs: Path | None = source(None)
     """Pack folder to write as arrays."""
     arrays: Path | None = source(None)
     """Arrays to read, by the name without ``.input_ids``: ``packed_32768_seed0.npy``."""
     like: Path | None = source(None)
     """With ``arrays``: prepared folder whose tokenizer and conversation made them."""
-    pad_id: NonNegativeInt | None = None
+    pad_id: NonNegativeInt
     """Token that pads rows of arrays; never a target. Qwen2.5: 151643."""
     context_parallel: PositiveInt = 1
     """Context-parallel ranks that rows of arrays are padded for; 1: rows are not padded."""
@@ -46,34 +47,17 @@ class ConvertConfig(StageConfig):
     """With ``arrays``: the mode that their documents are said to have."""
 
     @model_validator(mode="after")
-    def _one_artefact_with_its_settings(self) -> "ConvertConfig":
-        named = [name for name in _BELONGS if getattr(self, name) is not None]
+    def _one_artefact_with_its_settings(self) -> "ConvertPacksConfig":
+        named = [name for name in ("packs", "arrays") if getattr(self, name) is not None]
         if len(named) != 1:
-            raise ValueError(
-                "set one of model (to write it anew), packs (to write arrays), arrays (to read"
-                " them)"
-            )
-        places = [(name, other) for other, names in _BELONGS.items() for name in names]
-        for name, other in places:
+            raise ValueError("set one of packs (to write arrays) and arrays (to read them)")
+        for name, other in _BELONGS.items():
             changed = getattr(self, name) != type(self).model_fields[name].default
-            if changed and name not in _BELONGS[named[0]]:
+            if changed and other != named[0]:
                 raise ValueError(f"{name} belongs to {other}, it has no effect on {named[0]}")
-        if self.model is None and self.pad_id is None:
-            raise ValueError("pad_id is required with packs and arrays")
         if self.arrays is not None and self.like is None:
             raise ValueError("arrays and like go together: arrays do not hold their tokenizer")
         return self
-
-    @property
-    def padding(self) -> int:
-        """The token that pads rows.
-
-        Raises:
-            ValueError: a model is converted, which has none.
-        """
-        if self.pad_id is None:
-            raise ValueError("a model has no rows to pad")
-        return self.pad_id
 
     def inputs(self) -> dict[str, list[Path]]:
         """Name the three files that ``arrays`` stands for."""

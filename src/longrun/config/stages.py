@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from longrun.config.convert import ConvertConfig
+from longrun.config.convert import ConvertConfig, ConvertPacksConfig
 from longrun.config.evaluation import (
     CheckContaminationConfig,
     EvaluateConfig,
@@ -273,6 +273,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "merge": MergeConfig,
     "check_contamination": CheckContaminationConfig,
     "pack": PackConfig,
+    "convert_packs": ConvertPacksConfig,
     "convert": ConvertConfig,
     "verify": VerifyConfig,
     "train": TrainConfig,

@@ -11,7 +11,7 @@ call takes (``cluster``, ``expname``, ``run_after``, ...) and what it returns: `
 
 from typing import Any
 
-from longrun.config.convert import ConvertConfig
+from longrun.config.convert import ConvertConfig, ConvertPacksConfig
 from longrun.config.evaluation import (
     CheckContaminationConfig,
     EvaluateConfig,
@@ -90,10 +90,17 @@ def pack(
     return start_verb("pack", config, ctx=ctx, **settings)
 
 
+def convert_packs(
+    config: ConvertPacksConfig | None = None, *, ctx: Arguments | None = None, **settings: Any
+) -> ExperimentHandle:
+    """Bring packs into padded arrays of other programs, or such arrays into packs."""
+    return start_verb("convert_packs", config, ctx=ctx, **settings)
+
+
 def convert(
     config: ConvertConfig | None = None, *, ctx: Arguments | None = None, **settings: Any
 ) -> ExperimentHandle:
-    """Bring a model or packs into another form."""
+    """Write a model anew: another type, smaller files, other positions."""
     return start_verb("convert", config, ctx=ctx, **settings)
 
 

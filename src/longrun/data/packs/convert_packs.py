@@ -1,4 +1,4 @@
-"""The stage ``convert``: packs to and from the three padded arrays of NeMo's packed datasets.
+"""The stage ``convert_packs``: packs to and from the three padded arrays of NeMo's packed datasets.
 
 Out, a pack folder becomes three ``.npy`` files. In, three files become documents and a plan with
 the very same packs, in the folder that training reads; padding is left out, because here it is
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrun.config.convert import ConvertConfig
+from longrun.config.convert import ConvertPacksConfig
 from longrun.data.documents.encode import EncodedBatch
 from longrun.data.documents.finish import TOKENIZER
 from longrun.data.documents.shards import ShardWriter
@@ -40,14 +40,14 @@ DOCUMENTS = "documents"
 _SHARD_TOKENS = 1 << 26
 
 
-def run(config: ConvertConfig) -> Manifest:
+def run(config: ConvertPacksConfig) -> Manifest:
     """Convert what ``config`` names.
 
     Raises:
         InputError: the packs or arrays are absent, damaged, or not padded as the settings say.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    with open_stage("convert", config) as stage:
+    with open_stage("convert_packs", config) as stage:
         if stage.finished is not None:
             return stage.finished
         if config.packs is not None:
@@ -55,21 +55,21 @@ def run(config: ConvertConfig) -> Manifest:
         return _import(stage, config)
 
 
-def _export(stage: Stage, packs: PackSet, config: ConvertConfig) -> Manifest:
+def _export(stage: Stage, packs: PackSet, config: ConvertPacksConfig) -> Manifest:
     plan = packs.plan(config.epoch)
     lengths = packs.training.lengths.tolist()
     padded = np.array([padded_length(one, config.context_parallel) for one in lengths], np.int64)
     tokens = np.add.reduceat(padded[plan.documents], plan.starts[:-1])
     shape = ArrayShape(len(plan), int(tokens.max()), int(np.diff(plan.starts).max()))
     prefix = stage.folder / f"packed_{packs.pack_size}_seed{config.epoch}"
-    with show_progress("convert", len(plan), "packs") as progress:
+    with show_progress("convert_packs", len(plan), "packs") as progress:
 
         def rows() -> Iterator[list[Row]]:
             for members in range(len(plan)):
                 yield [_row_of(packs.training, one) for one in plan[members].tolist()]
                 progress.advance()
 
-        write_arrays(prefix, shape, rows(), config.padding, config.context_parallel)
+        write_arrays(prefix, shape, rows(), config.pad_id, config.context_parallel)
     return stage.finish(counts={"packs": len(plan), "documents": len(plan.documents)})
 
 
@@ -79,12 +79,12 @@ def _row_of(documents: DocumentSet, index: int) -> Row:
     return Row(document.tokens, int(document.span_lengths[0]) if has_prompt else 0)
 
 
-def _import(stage: Stage, config: ConvertConfig) -> Manifest:
+def _import(stage: Stage, config: ConvertPacksConfig) -> Manifest:
     assert config.arrays is not None
     assert config.like is not None
     folder = stage.folder / DOCUMENTS
     shutil.rmtree(folder, ignore_errors=True)
-    packs = read_packs(config.arrays, config.padding, config.context_parallel)
+    packs = read_packs(config.arrays, config.pad_id, config.context_parallel)
     sizes: list[int] = []
     with atomic_folder(folder) as aside:
         most_tokens, num_documents = _write_documents(aside, packs, config, sizes)
@@ -107,7 +107,7 @@ def _import(stage: Stage, config: ConvertConfig) -> Manifest:
 
 
 def _write_documents(
-    folder: Path, packs: Iterator[list[Row]], config: ConvertConfig, sizes: list[int]
+    folder: Path, packs: Iterator[list[Row]], config: ConvertPacksConfig, sizes: list[int]
 ) -> tuple[int, int]:
     """Write shards and what readers of them need; return tokens of the fullest pack, documents."""
     assert config.arrays is not None
