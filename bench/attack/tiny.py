@@ -27,7 +27,8 @@ stages:
     benchmarks: [{name: cot, path: "${problems}/held-out/cot.jsonl", mode: cot}]
   pack: {documents: "${prepare}", pack_size: 1024, num_epochs: 2}
   arrays: {verb: convert_packs, packs: "${pack}", pad_id: 0}
-  unpacked: {verb: convert_packs, arrays: "${arrays}/packed_1024_seed0", like: "${prepare}", pad_id: 0}
+  unpacked: {verb: convert_packs, arrays: "${arrays}/packed_1024_seed0", like: "${prepare}",
+             pad_id: 0}
   verify: {packs: "${pack}", model: "${base}", num_documents: 2, document_tokens: 32}
   train: {packs: "${pack}", model: "${base}", max_steps: 4, global_batch_size: 2,
           save_interval: 2, validation_interval: 2, max_epochs: 9, verify: false}

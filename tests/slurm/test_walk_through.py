@@ -64,6 +64,7 @@ def containers_of(desk) -> str:
     for name in ("usr", "lib", "lib64", "bin", "etc", "proc", "dev", "tmp"):
         (image / name).mkdir(parents=True)
     places = [str(desk.folder), sys.base_prefix, sys.prefix, str(ROOT)]
+    places += [place for place in sys.path if Path(place).is_dir()]
     own = [place for place in dict.fromkeys(places) if not place.startswith(("/usr", "/lib"))]
     return (
         f"python={sys.executable} container_runtime=pyxis container=nemo"
