@@ -90,7 +90,7 @@ def read_state(path: Path) -> LoopState:
     """
     try:
         return LoopState(**json.loads((path / STATE_NAME).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise damaged(path, error) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from longrun.errors import InputError
+from longrun.formats.json_text import read_json
 from longrun.formats.text.shared_words import Kind
 
 MATCHES_NAME = "matches.jsonl"
@@ -73,9 +73,4 @@ def read_contamination(folder: Path) -> Contamination:
         InputError: there are none or they are damaged.
     """
     path = folder / CONTAMINATION_NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Contamination)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError.at(
-            path, None, f"cannot be read ({error}); run check_contamination again"
-        ) from None
+    return read_json(path, Contamination, "run check_contamination again")

@@ -11,17 +11,17 @@ In the index one *sequence* is one span and one *document* its spans; the option
 files into memory and never copy tokens.
 """
 
-import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
+from longrun.formats.json_text import as_fields, decode_json
 from longrun.formats.stages.arrays import write_array
 from longrun.formats.stages.atomic import atomic_file
 
@@ -93,7 +93,7 @@ def read_description(path: Path, kind: type[DescriptionT]) -> DescriptionT:
         InputError: the file is absent or damaged.
     """
     try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
+        return kind(**as_fields(decode_json(path.read_bytes(), dict[str, Any]), kind))
     except OSError as error:
         raise InputError.at(
             path, None, f"cannot be read ({error.strerror}); name a folder made by prepare"
@@ -276,7 +276,7 @@ def _open_shard(index_path: Path) -> _Shard:
             raise ValueError(f"{bounds[-1]} tokens in the index, {len(tokens)} in the .bin")
         if len(lineage) != num_bounds - 1 or first_spans[-1] != num_spans:
             raise ValueError(f"{len(lineage)} lineage rows, {num_bounds - 1} documents")
-    except (ValueError, struct.error, OSError, IndexError) as error:
+    except (ValueError, struct.error, OSError, IndexError, EOFError) as error:
         raise InputError.at(index_path, None, f"is damaged ({error}); run prepare again") from None
     # Plain views: indexing a np.memmap costs microseconds for every slice.
     return _Shard(

@@ -69,6 +69,19 @@ def read_json(path: Path, kind: type[Kind], remedy: str) -> Kind:
         raise InputError.at(path, None, f"is damaged: it {error}; {remedy}") from None
 
 
+def as_fields(content: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Return ``content`` if its values are those of the dataclass ``kind``.
+
+    Raises:
+        JsonError: a field is missing or of another type.
+    """
+    try:
+        msgspec.convert(content, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise JsonError(f"has a field of another type than expected ({error})") from None
+    return content
+
+
 def why_refused(content: bytes, error: Exception) -> str:
     """Return what is wrong with a text that msgspec refused with ``error``.
 

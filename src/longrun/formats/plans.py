@@ -10,12 +10,14 @@ A plan is two arrays: ``documents`` (indices in pack order) and ``starts`` (pack
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
+from longrun.formats.json_text import JsonError, as_fields, decode_json
 from longrun.formats.stages.arrays import write_array
 from longrun.formats.stages.atomic import atomic_file, write_text
 
@@ -70,7 +72,7 @@ class PackPlan:
         paths = [folder / f"{name}.{part}.npy" for part in ("documents", "starts")]
         try:
             documents, starts = (np.load(path, allow_pickle=False) for path in paths)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError.at(
                 folder, None, f"plan {name} cannot be read ({error}); run pack again"
             ) from None
@@ -129,8 +131,9 @@ class PacksInfo:
         if not path.is_file():
             raise InputError.at(folder, None, f"has no {PACKS_NAME}; name the output of pack")
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            content = decode_json(path.read_bytes(), dict[str, Any])
+            return cls(**as_fields(content, cls))
+        except (JsonError, TypeError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run pack again") from None
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from longrun.config.values import Mode
 from longrun.errors import InputError
-from longrun.formats.json_text import JsonError, decode_json
+from longrun.formats.json_text import JsonError, decode_json, read_json
 from longrun.formats.stages.atomic import atomic_file
 
 Finish = Literal["stop", "length", "budget"]
@@ -178,12 +178,7 @@ def read_summary(folder: Path) -> Summary:
         InputError: there is none or it is damaged.
     """
     path = folder / SUMMARY_NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Summary)
-    except FileNotFoundError:
-        raise InputError.at(path, None, "does not exist; run `longrun evaluate` first") from None
-    except msgspec.DecodeError as error:
-        raise InputError.at(path, None, f"is damaged ({error}); run evaluate again") from None
+    return read_json(path, Summary, "run `longrun evaluate` first")
 
 
 def write_rows(path: Path, rows: Iterable[msgspec.Struct | dict[str, Any]]) -> None:

@@ -53,7 +53,7 @@ def find_model(model: str) -> Arch:
         raise InputError.at(path, None, f"no such file; {remedy}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError.at(path, None, f"is not JSON ({error})") from None
     if not isinstance(config, dict):
         raise InputError.at(path, None, "must be a JSON object")

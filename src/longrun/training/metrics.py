@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from longrun.errors import InputError
+from longrun.formats.json_text import JsonError, decode_json
 from longrun.formats.stages.atomic import full_disk_named, write_text
 
 METRICS_NAME = "metrics.jsonl"
@@ -67,5 +69,11 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     path = run_folder / METRICS_NAME
     if not path.exists():
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        try:
+            rows.append(decode_json(line, dict[str, Any]))
+        except JsonError as error:
+            raise InputError.at(path, number, f"is damaged: it {error}; delete the line") from None
+    return rows

@@ -93,5 +93,5 @@ def test_the_ends_of_a_model_folder_are_read(tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [4, 5]}))
     assert read_stop_ids(tmp_path) == {3, 4, 5}
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(InputError, match=r"generation_config.json: is not JSON"):
+    with pytest.raises(InputError, match=r"generation_config.json: is not valid JSON"):
         read_stop_ids(tmp_path)

@@ -68,7 +68,7 @@ def test_skipped_steps_are_counted_and_left_out_of_everything_else(miniature: li
 def test_a_damaged_line_is_named(miniature: list[Path]) -> None:
     path = miniature[5] / "metrics.jsonl"
     path.write_text(json.dumps(step(1, 2.0)) + "\n" + '{"step": "two"}\n')
-    with pytest.raises(InputError, match=r"round-1/metrics\.jsonl:2: is damaged .*step"):
+    with pytest.raises(InputError, match=r"round-1/metrics\.jsonl:2: is damaged: .*step"):
         rounds(miniature)
 
 

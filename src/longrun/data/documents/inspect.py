@@ -3,7 +3,6 @@
 Pure reading; how it is shown is decided by ``longrun.cli``.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer
 from longrun.data.documents.finish import TOKENIZER
 from longrun.errors import InputError
 from longrun.formats.documents import CHECKSUMS_NAME, DocumentSet, Origin
+from longrun.formats.json_text import JsonError, decode_json
 from longrun.formats.plans import PACKS_NAME, PackSet
 from longrun.formats.text.spans import SpanKind
 
@@ -104,8 +104,8 @@ def find_damage(folder: Path) -> Iterator[str]:
     """
     path = folder / CHECKSUMS_NAME
     try:
-        expected: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        expected = decode_json(path.read_bytes(), dict[str, int])
+    except (OSError, JsonError) as error:
         raise InputError.at(path, None, f"cannot be read ({error}); run prepare again") from None
     for name, checksum in expected.items():
         file = folder / name

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from longrun.data.documents.compose import Draft, find_notices
 from longrun.data.documents.encode import EncodedBatch
-from longrun.errors import InputError
+from longrun.formats.json_text import read_json
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.stages.atomic import atomic_file
 from longrun.formats.stages.ledger import Ledger
@@ -114,10 +114,7 @@ class Tally(msgspec.Struct, kw_only=True):
         Raises:
             InputError: the file is damaged.
         """
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
-        except msgspec.DecodeError as error:
-            raise InputError.at(path, None, f"is damaged ({error}); delete this file") from None
+        return read_json(path, cls, "delete this file")
 
     def learn_wording(self, code: CodeStyle) -> CodeStyle:
         """Return ``code`` with the most frequent wording of each notice, where there was one."""

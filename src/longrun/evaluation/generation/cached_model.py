@@ -8,10 +8,10 @@ time in a room whose size follows from its length. ``is_independent`` checks tha
 Shapes: T tokens of the step, P rows that get a next token, V vocabulary; others as ``key_values``.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from longrun.checkpoint.huggingface import load_weights
 from longrun.checkpoint.model_folder import CONFIG_NAME, GENERATION_NAME, read_arch, read_config
 from longrun.errors import InputError
 from longrun.evaluation.generation.key_values import CachedCore, Reading, Table, Writing, room_for
+from longrun.formats.json_text import JsonError, decode_json
 from longrun.nn.architecture import read_dtype
 from longrun.nn.decoder import Decoder
 from longrun.nn.fields import Fields
@@ -120,16 +121,20 @@ class CachedModel:
         return logits_PV[:count]
 
 
+class _Ends(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
 def read_stop_ids(folder: Path) -> frozenset[int]:
     """Return the tokens that a model folder itself calls an end."""
     ends: list[int] = []
     for name in (CONFIG_NAME, GENERATION_NAME):
         try:
-            own = json.loads((folder / name).read_text()).get("eos_token_id")
+            own = decode_json((folder / name).read_bytes(), _Ends).eos_token_id
         except FileNotFoundError:
             continue
-        except ValueError as error:
-            raise InputError.at(folder / name, None, f"is not JSON ({error})") from None
+        except (OSError, JsonError) as error:
+            raise InputError.at(folder / name, None, f"{error}; save the model again") from None
         ends += own if isinstance(own, list) else [] if own is None else [own]
     return frozenset(ends)
 

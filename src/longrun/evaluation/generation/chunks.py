@@ -5,13 +5,13 @@ stand in the order of the benchmark again: the rows are those of a single job.
 """
 
 import itertools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.errors import InputError
+from longrun.formats.json_text import read_json
 from longrun.formats.predictions import MODELS_NAME, Prediction, read_intact_rows
 from longrun.formats.stages.manifest import Manifest
 
@@ -49,7 +49,7 @@ def find_predictions(folders: Sequence[Path]) -> dict[Key, list[Path]]:
     found: dict[Key, list[_Source]] = {}
     for folder in folders:
         manifest = Manifest.read(folder, "generate")
-        labels = json.loads((folder / MODELS_NAME).read_text())
+        labels = read_json(folder / MODELS_NAME, list[str], "run generate again")
         names = [benchmark["name"] for benchmark in manifest.settings["benchmarks"]]
         place, total = split_chunk(manifest.settings.get("chunk"))
         for key in itertools.product(labels, names):

@@ -188,7 +188,7 @@ class Conversation:
             raw = json.loads(path.read_text(encoding="utf-8"))
             prompts = {mode: Prompt(**prompt) for mode, prompt in raw.pop("prompts").items()}
             return cls(prompts=prompts, code=CodeStyle(**raw.pop("code")), **raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run prepare again") from None
 
 

@@ -18,6 +18,7 @@ import msgspec
 from tokenizers.pre_tokenizers import ByteLevel
 
 from longrun.errors import InputError
+from longrun.formats.json_text import JsonError, decode_json
 
 SPACE_MARK = "\u2581"
 """Stands for a space in the tokens of SentencePiece vocabularies."""
@@ -85,9 +86,9 @@ def read_bytes(path: Path) -> bytes:
 def decode_file(path: Path, content: bytes) -> TokenizerFile:
     """Decode ``tokenizer.json``; raises ``InputError`` naming ``path`` where it is damaged."""
     try:
-        return msgspec.json.decode(content, type=TokenizerFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError.at(path, None, f"is damaged ({error}); fetch it again") from None
+        return decode_json(content, TokenizerFile)
+    except JsonError as error:
+        raise InputError.at(path, None, f"is damaged: it {error}; fetch it again") from None
 
 
 def continued(content: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError.at(path, None, f"is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise InputError.at(path, None, "is not a JSON object")

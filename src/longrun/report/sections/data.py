@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from longrun.errors import InputError
+from longrun.formats.json_text import read_json
 from longrun.formats.plans import PacksInfo
 from longrun.formats.stages.ledger import Ledger
 from longrun.report.stages import FinishedStage, Graph
@@ -184,12 +185,7 @@ def _packs(stage: FinishedStage) -> list[PackRow]:
 
 
 def _read_stats(path: Path) -> _PrepareStats:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_PrepareStats)
-    except FileNotFoundError:
-        raise InputError.at(path, None, "does not exist; run its stage again") from None
-    except msgspec.DecodeError as error:
-        raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
+    return read_json(path, _PrepareStats, "run its stage again")
 
 
 def _check_edges(path: Path, mode: str, lengths: _Lengths) -> None:

@@ -5,18 +5,19 @@ step that was repeated after an interruption counts once, as its last line says.
 to what a plot can show: never by leaving peaks out.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import msgspec
 
 from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
+from longrun.formats.json_text import JsonError, decode_json
 from longrun.formats.plans import TRAIN, PackPlan, PacksInfo, epoch_name
 from longrun.nn.costs import ModelShape, effective_length, model_flops
 from longrun.report.stages import FinishedStage, Graph
@@ -199,8 +200,8 @@ def read_shape(path: Path) -> ModelShape:
         InputError: it is damaged or of a family that Longrun does not train.
     """
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
+        config = decode_json(path.read_bytes(), dict[str, Any])
+    except (OSError, JsonError) as error:
         raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
     return ModelShape.from_hf(config, str(path))
 
@@ -230,9 +231,9 @@ def _read(path: Path) -> tuple[list[_Line], list[_Line], set[int]]:
 
 def _decode(text: bytes, path: Path, number: int) -> _Line:
     try:
-        return msgspec.json.decode(text, type=_Line)
-    except msgspec.DecodeError as error:
-        raise InputError.at(path, number, f"is damaged ({error}); run its stage again") from None
+        return decode_json(text, _Line)
+    except JsonError as error:
+        raise InputError.at(path, number, f"is damaged: it {error}; run its stage again") from None
 
 
 def _supervised_share(lines: Sequence[_Line], tokens: int) -> float | None:
