@@ -13,6 +13,18 @@ NAMES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "gene
 
 
 @pytest.fixture
+def make_model(make_model):
+    """Make models that are nobody's output: a test may change them."""
+
+    def make(*name, **settings):
+        folder = make_model(*name, **settings)
+        (folder / "manifest.json").unlink()
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def convert(tmp_path):
     def run(model, **settings):
         values = {"model": model, "output_dir": tmp_path / "out", **settings}

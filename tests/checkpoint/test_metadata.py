@@ -1,6 +1,7 @@
 """A checkpoint that somebody else has written to runs nothing, whoever reads it."""
 
 import dataclasses
+import json
 import os
 import pickle
 import zipfile
@@ -13,6 +14,7 @@ from longrun.checkpoint.metadata import read_metadata
 from longrun.checkpoint.sharded import LoopState, load_checkpoint
 from longrun.checkpoint.stored import StoredCheckpoint
 from longrun.errors import InputError
+from longrun.formats.stages.damage import checksum_of
 from longrun.parallel.mesh import Mesh
 
 ALONE = Mesh(0, 1, torch.device("cpu"), "none")
@@ -34,8 +36,16 @@ def saved(save_checkpoint, tmp_path):
     return save_checkpoint(tmp_path, LoopState(3, 0, 0), tensors)
 
 
+def sign(path):
+    """Do what whoever plants something can do too: write its checksums."""
+    sums = {file.name: checksum_of(file) for file in path.iterdir() if file.suffix != ".json"}
+    sums["state.json"] = checksum_of(path / "state.json")
+    (path / "checksums.json").write_text(json.dumps(sums))
+
+
 def refuse_everywhere(path, match):
     """Every reader of checkpoints refuses ``path`` and makes nothing beside it."""
+    sign(path)
     target = {"model.a": torch.zeros(7, 3)}
     for read in (
         read_metadata,
@@ -112,6 +122,7 @@ def test_a_pickle_planted_in_the_place_of_a_tensor_is_refused_and_runs_nothing(s
 
     rewrite(saved, grow)
     (saved / "__0_0.distcp").write_bytes(planted)
+    sign(saved)
     with pytest.raises(InputError, match="cannot be read"):
         load_checkpoint(saved, {"model.a": torch.zeros(7, 3)}, ALONE)
     with StoredCheckpoint(saved) as stored, pytest.raises(InputError, match="cannot be read"):

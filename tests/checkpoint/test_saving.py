@@ -62,7 +62,12 @@ def test_what_a_killed_save_left_is_overwritten(saver, tmp_path):
     one = saver()
     path = one.begin(LoopState(5, 0, 0), {"model.a": torch.zeros(4)})
     one.wait()
-    assert sorted(p.name for p in path.iterdir()) == [".metadata", "__0_0.distcp", "state.json"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        ".metadata",
+        "__0_0.distcp",
+        "checksums.json",
+        "state.json",
+    ]
     assert not aside.exists()
 
 

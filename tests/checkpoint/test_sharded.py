@@ -85,3 +85,22 @@ def test_names_sort_as_their_steps():
     assert checkpoint_name(100) == "step-00000100"
     assert checkpoint_name(123456789) == "step-123456789"
     assert Path(checkpoint_name(9)) < Path(checkpoint_name(10))
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.json", "checksums.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "remove"])
+def test_a_damaged_file_of_a_checkpoint_is_noticed_before_anything_is_loaded(
+    how, name, tmp_path, save
+):
+    path = save(tmp_path, 1)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    if how == "remove":
+        (path / name).unlink()
+    else:
+        ends = {"flip": len(content), "cut": len(content) - 1, "empty": 0}
+        (path / name).write_bytes(content[: ends[how]])
+    target = {name: torch.zeros_like(tensor) for name, tensor in tensors().items()}
+    with pytest.raises(InputError, match=r"step-00000001: cannot be read .* delete this folder"):
+        load_checkpoint(path, target, ALONE)
+    assert not any(tensor.any() for tensor in target.values())

@@ -61,3 +61,18 @@ def test_torn_metadata_is_damaged_wherever_it_was_torn(share, saved):
     (path / ".metadata").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=r"step-00000003.*cannot be read"):
         StoredCheckpoint(path)
+
+
+def test_numbers_that_were_changed_are_noticed_while_they_are_read(saved):
+    path, tensors = saved
+    (file,) = path.glob("*.distcp")
+    content = bytearray(file.read_bytes())
+    at = content.find(tensors["model.wide"].numpy().tobytes())
+    content[at + 5000] ^= 16
+    file.write_bytes(content)
+    buffer = torch.empty(1 << 16, dtype=torch.uint8)
+    with StoredCheckpoint(path) as stored:
+        (piece,) = stored.pieces("wide")
+        assert len(piece.read_rows(0, 5, buffer)) == 5
+        with pytest.raises(InputError, match=r"step-00000003: cannot be read .numbers are not"):
+            piece.read_rows(5, 7, buffer)

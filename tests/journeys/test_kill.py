@@ -43,7 +43,7 @@ stages:
   evaluate: {predictions: "${generate}"}
   report: {stages: ["${prepare}", "${pack}", "${train}", "${average}", "${evaluate}"]}
 """)
-NAMED_BY_CHANCE = ".metadata"
+NOT_COMPARED = {".lock", ".verified.json", ".metadata", "checksums.json"}
 """torch's index of a sharded checkpoint holds a random id and its own path; tensors do not."""
 TIMINGS = {"wall_seconds", "started_at", "when", "data_seconds", *TIMING_FIELDS}
 
@@ -107,7 +107,7 @@ def wait_for_start(process: subprocess.Popen, folder: Path) -> None:
 def contents(folder: Path) -> dict[str, object]:
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in {".lock", NAMED_BY_CHANCE}:
+        if path.is_file() and path.name not in NOT_COMPARED:
             files[str(path.relative_to(folder))] = without_timings(path)
     return files
 
@@ -117,7 +117,9 @@ def without_timings(path: Path) -> object:
         return [strip(json.loads(line)) for line in path.read_text().splitlines()]
     if path.name == "manifest.json":
         manifest = strip(json.loads(path.read_text()))
-        return {**manifest, "outputs": list(manifest["outputs"])}  # sizes: of files with timings
+        # Sizes and checksums are also those of files with timings.
+        names = {key: list(manifest[key]) for key in ("outputs", "checksums")}
+        return {**manifest, **names, "seal": ""}
     if path.suffix == ".json":
         return strip(json.loads(path.read_text()))
     return path.read_bytes()

@@ -21,7 +21,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from longrun.checkpoint.sharded import CHECKPOINTS_NAME, STATE_NAME
+from longrun.checkpoint.checksums import CHECKPOINTS_NAME
+from longrun.checkpoint.sharded import STATE_NAME
 from longrun.checkpoint.stored import StoredCheckpoint
 from longrun.config.stages import STAGES
 from longrun.training.metrics import TIMING_FIELDS
@@ -34,7 +35,8 @@ from attack.tiny import RECIPE, build, open_tiny  # noqa: E402  (scripts, as Pyt
 
 pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("tiny"), pytest.mark.timeout(300)]
 GOLDEN = Path(__file__).parent / "golden" / "revisions.json"
-TIMINGS = {"wall_seconds", "started_at", "when", "data_seconds", "seconds", *TIMING_FIELDS}
+IGNORED = {"wall_seconds", "started_at", "when", "data_seconds", "seconds", *TIMING_FIELDS}
+IGNORED |= {"training"}  # what a training is: its identity, not its output
 NOT_OUTPUT = {"manifest.json", "config.yaml", ".lock", ".verified.json"}
 ROUNDED = 3
 """Significant figures."""
@@ -43,7 +45,7 @@ ROUNDED = 3
 def stable(value: object) -> object:
     """Leave out times and what torch's last bits decide."""
     if isinstance(value, dict):
-        return {key: stable(inside) for key, inside in value.items() if key not in TIMINGS}
+        return {key: stable(inside) for key, inside in value.items() if key not in IGNORED}
     if isinstance(value, list):
         return [stable(inside) for inside in value]
     if isinstance(value, float) and math.isfinite(value) and value:

@@ -15,8 +15,7 @@ from longrun.config.stages import InitModelConfig
 from longrun.config.training import TrainConfig
 from longrun.formats.documents import LINEAGE, ShardContent, write_index
 from longrun.formats.plans import PackPlan, PacksInfo
-from longrun.formats.stages.manifest import Manifest
-from longrun.formats.stages.stage import STARTED_NAME
+from longrun.formats.stages.manifest import STARTED_NAME, Manifest
 from longrun.formats.text.code_style import CodeStyle
 from longrun.formats.text.conversation import Conversation, Prompt
 from longrun.formats.text.spans import SpanKind

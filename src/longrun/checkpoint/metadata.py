@@ -17,7 +17,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
-from longrun.errors import InputError
+from longrun.checkpoint.checksums import damaged
 
 METADATA_NAME = ".metadata"
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -103,13 +103,3 @@ def _checked(found: object) -> Metadata:
         if not _FILE.match(info.relative_path) or info.transform_descriptors:
             raise ValueError(f"{info.relative_path!r} is not a file of a training's checkpoint")
     return found
-
-
-def damaged(path: Path, error: BaseException) -> InputError:
-    """Return the error for a checkpoint that cannot be read."""
-    return InputError.at(
-        path,
-        None,
-        f"cannot be read ({error}); delete this folder and run again to continue from the one"
-        " before it",
-    )

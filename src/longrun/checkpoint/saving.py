@@ -24,8 +24,9 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from longrun.checkpoint.checksums import CHECKPOINTS_NAME, CHECKSUMS_NAME
+from longrun.checkpoint.metadata import METADATA_NAME
 from longrun.checkpoint.sharded import (
-    CHECKPOINTS_NAME,
     STATE_NAME,
     LoopState,
     checkpoint_name,
@@ -34,7 +35,18 @@ from longrun.checkpoint.sharded import (
 )
 from longrun.errors import LongrunError, ResourceError
 from longrun.formats.stages.atomic import fsync, full_disk_named, write_text
-from longrun.parallel.mesh import Mesh, any_rank, barrier, new_host_group, sum_over_ranks
+from longrun.formats.stages.damage import checksum_of
+from longrun.parallel.mesh import (
+    Mesh,
+    any_rank,
+    barrier,
+    gather_dicts,
+    new_host_group,
+    sum_over_ranks,
+)
+
+_UNREADABLE = ""
+"""Stands where the name of a file stands, for a rank that could not read what it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +135,9 @@ class Saver:
                     process_group=self._group,
                     no_dist=self._mesh.size == 1,
                 )
+                checksums = self._checksums(aside)
                 if self._mesh.rank == 0:
-                    self._name(path, aside, state)
+                    self._name(path, aside, state, checksums)
         except BaseException as error:
             if self._mesh.rank == 0:  # the space is wanted; nobody writes there any more
                 shutil.rmtree(aside, ignore_errors=True)
@@ -135,8 +148,23 @@ class Saver:
                 ) from error
             raise
 
-    def _name(self, path: Path, aside: Path, state: LoopState) -> None:
+    def _checksums(self, aside: Path) -> dict[str, int]:
+        """Return the checksums of the files of all ranks, each read by who wrote it."""
+        error: OSError | None = None
+        try:
+            files = aside.glob(f"__{self._mesh.rank}_*")
+            mine = {path.name: checksum_of(path) for path in files}
+        except OSError as found:
+            error, mine = found, {_UNREADABLE: self._mesh.rank}
+        every = gather_dicts(mine, self._group)  # by all ranks, or those that can read would wait
+        if _UNREADABLE in every:
+            raise error or OSError(f"process {every[_UNREADABLE]} cannot read what it wrote")
+        return every
+
+    def _name(self, path: Path, aside: Path, state: LoopState, checksums: dict[str, int]) -> None:
         write_text(aside / STATE_NAME, json.dumps(asdict(state)))
+        checksums |= {name: checksum_of(aside / name) for name in (METADATA_NAME, STATE_NAME)}
+        write_text(aside / CHECKSUMS_NAME, json.dumps(checksums, indent=1))
         fsync(aside)
         os.replace(aside, path)
         fsync(path.parent)

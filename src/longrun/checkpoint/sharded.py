@@ -4,7 +4,7 @@ Where they lie, what is in them, and how they are read; ``saving`` writes them. 
 ``step-NNNNNNNN`` is complete. Tensors are loaded in place under any number of ranks and any
 sharding::
 
-    checkpoints/step-00000100/   __0_0.distcp ... .metadata   state.json
+    checkpoints/step-00000100/   __0_0.distcp ... .metadata   state.json   checksums.json
                                  "model.<parameter>", "optimizer.<parameter>.<moment>",
                                  "average.<parameter>" when a running average is kept
 """
@@ -23,10 +23,16 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from longrun.checkpoint.metadata import CheckedReader, damaged
-from longrun.parallel.mesh import Mesh
+from longrun.checkpoint.checksums import (
+    CHECKPOINTS_NAME,
+    damaged,
+    read_checksums,
+    verify_file,
+)
+from longrun.checkpoint.metadata import CheckedReader
+from longrun.errors import InputError
+from longrun.parallel.mesh import Mesh, any_rank
 
-CHECKPOINTS_NAME = "checkpoints"
 STATE_NAME = "state.json"
 MODEL_PREFIX = "model."
 OPTIMIZER_PREFIX = "optimizer."
@@ -72,6 +78,7 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> Lo
     Raises:
         InputError: the checkpoint is damaged or belongs to another model or optimizer.
     """
+    _verify(path, mesh)
     alone = mesh.size == 1
     if alone:
         silence_saving_alone()
@@ -80,6 +87,18 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], mesh: Mesh) -> Lo
     except CheckpointException as error:
         raise damaged(path, next(iter(error.failures.values()))[0]) from None
     return read_state(path)
+
+
+def _verify(path: Path, mesh: Mesh) -> None:
+    """Compare every file with its checksum; the ranks share the files, and refuse together."""
+    error: InputError | None = None
+    try:
+        for name in sorted(read_checksums(path))[mesh.rank :: mesh.size]:
+            verify_file(path, name)
+    except InputError as found:
+        error = found
+    if any_rank(error is not None):
+        raise error or damaged(path, ValueError("another process found a file damaged"))
 
 
 def read_state(path: Path) -> LoopState:

@@ -11,16 +11,19 @@ import os
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import torch
+from isal import isal_zlib
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from longrun.checkpoint.metadata import damaged, read_metadata
+from longrun.checkpoint.checksums import damaged, verify_file
+from longrun.checkpoint.metadata import METADATA_NAME, read_metadata
 from longrun.checkpoint.sharded import MODEL_PREFIX
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
@@ -39,12 +42,16 @@ class Piece(NamedTuple):
     file: int
     begin: int
     """Byte of the file at which its numbers begin, row after row."""
+    checkpoint: Path
+    checked: "Checked"
 
     def read_rows(self, begin: int, end: int, buffer: Tensor) -> Tensor:
         """Read rows of the piece into ``buffer`` [bytes] and return them as [end - begin, ...].
 
+        When all rows were read in order, they have been compared with their checksum.
+
         Raises:
-            OSError: the file ends before them.
+            InputError: the file ends before them, or they are not as they were written.
         """
         row = prod(self.sizes[1:]) * self.dtype.itemsize
         wanted = buffer[: (end - begin) * row]
@@ -52,9 +59,33 @@ class Piece(NamedTuple):
         while left:
             count = os.preadv(self.file, [left], at)
             if not count:
-                raise OSError(f"ends at byte {at}, {len(left)} bytes too early")
+                error = OSError(f"ends at byte {at}, {len(left)} bytes too early")
+                raise damaged(self.checkpoint, error)
             left, at = left[count:], at + count
+        if not self.checked.pass_on(wanted.numpy().data, begin, end, last=self.sizes[0]):
+            error = OSError("numbers are not as they were written")
+            raise damaged(self.checkpoint, error)
         return wanted.view(self.dtype).view(end - begin, *self.sizes[1:])
+
+
+@dataclass(slots=True)
+class Checked:
+    """The checksum of a piece, formed while its rows are read one after the other."""
+
+    expected: int
+    """CRC-32 of all of its bytes."""
+    rows: int = 0
+    """Rows that are in ``found``."""
+    found: int = 0
+
+    def pass_on(self, content: memoryview, begin: int, end: int, *, last: int) -> bool:
+        """Take in the rows ``begin : end``; say whether nothing speaks against the piece yet.
+
+        Rows out of order are not taken in. ``last``: the end of the piece's last row.
+        """
+        if begin == self.rows:
+            self.found, self.rows = isal_zlib.crc32(content, self.found), end
+        return self.rows < last or self.found == self.expected
 
 
 class StoredCheckpoint:
@@ -68,6 +99,7 @@ class StoredCheckpoint:
         """
         self._path = path
         self._files: dict[str, IO[bytes]] = {}
+        verify_file(path, METADATA_NAME)
         metadata = read_metadata(path)
         self._tensors: Mapping[str, TensorStorageMetadata] = {
             name.removeprefix(MODEL_PREFIX): entry
@@ -130,7 +162,8 @@ class StoredCheckpoint:
         begin = header + _LOCAL_HEADER.size + sum(lengths)
         os.posix_fadvise(file, begin, numbers.file_size, os.POSIX_FADV_WILLNEED)
         ends = (start + size for start, size in zip(chunk.offsets, sizes, strict=True))
-        return Piece(tuple(map(slice, chunk.offsets, ends)), sizes, dtype, file, begin)
+        place = tuple(map(slice, chunk.offsets, ends))
+        return Piece(place, sizes, dtype, file, begin, self._path, Checked(numbers.CRC))
 
     def _opened(self, name: str) -> int:
         if name not in self._files:

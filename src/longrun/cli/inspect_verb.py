@@ -1,5 +1,6 @@
 """The verb ``inspect``: a document coloured by span, the documents of a pack, whole files."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from longrun.cli.show import make_console
 from longrun.config.training import LossWeights
 from longrun.errors import InputError
+from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +21,12 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Output folder of prepare, merge or pack.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Output folder of prepare, merge or pack; with --check of any stage, or a run."
+        ),
+    ],
     document: Annotated[int, typer.Option(help="Document to show, from 0 on.")] = 0,
     pack: Annotated[int | None, typer.Option(help="List the documents of this pack.")] = None,
     epoch: Annotated[int, typer.Option(help="Plan that --pack counts in.")] = 0,
@@ -28,16 +35,19 @@ def inspect(
         str, typer.Option(help="Loss weights, as in tool_output=1,thinking=0.5.")
     ] = "",
     html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Verify every shard's checksum.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every file with its checksum.")
+    ] = False,
 ) -> None:
     """Show a document by span with its weights, or a pack, or check that no file is damaged."""
     from longrun.data.documents.inspect import documents_folder
 
     console = make_console()
-    source = documents_folder(folder)
     if check:
-        _check(console, source)
-    elif pack is not None:
+        _check(console, folder)
+        return
+    source = documents_folder(folder)
+    if pack is not None:
         _show_pack(console, folder, epoch, pack)
     else:
         _show_document(console, (source, split, document), _parse_weights(weights), html)
@@ -50,14 +60,39 @@ def _parse_weights(text: str) -> LossWeights:
 
 
 def _check(console: Console, folder: Path) -> None:
-    from longrun.data.documents.inspect import find_damage
+    """Read every file of a stage, or of all finished stages of a run.
 
-    damage = list(find_damage(folder))
-    for line in damage:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    Raises:
+        InputError: something is not as it was written, or there is no finished stage.
+    """
+    from longrun.formats.stages.damage import check_beneath, find_damage
+
+    damage: list[str] = []
+    stages = [path.parent for path in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
+    if (folder / MANIFEST_NAME).exists() or not stages:
+        stages = [folder]
+    for stage in stages:
+        try:
+            manifest = Manifest.read(stage)
+            found = list(find_damage(stage))
+            check_beneath(stage, manifest)
+            beneath = [Path(os.path.normpath(stage.resolve() / name)) for name in manifest.beneath]
+            stages += [one for one in beneath if one not in map(Path.resolve, stages)]
+        except InputError as error:
+            found = [str(error)]
+        for line in found or [_whole(stage, manifest)]:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        damage += found
     if damage:
-        raise InputError(f"{folder}: {len(damage)} damaged: {damage[0]}; prepare it again")
-    console.print(f"{folder}: every shard is as it was written", soft_wrap=True, highlight=False)
+        raise InputError(
+            f"{folder}: {len(damage)} damaged: {damage[0]}; restore it, or delete the output of its"
+            " stage and run it again"
+        )
+
+
+def _whole(stage: Path, manifest: Manifest) -> str:
+    size = sum(manifest.outputs.values())
+    return f"{stage}: {len(manifest.outputs)} files, {size / 1e6:.1f} MB, as they were written"
 
 
 def _show_document(

@@ -35,7 +35,7 @@ class ConvertPacksConfig(StageConfig):
     """Pack folder to write as arrays."""
     arrays: Path | None = source(None)
     """Arrays to read, by the name without ``.input_ids``: ``packed_32768_seed0.npy``."""
-    like: Path | None = source(None)
+    like: Path | None = source(None, unread=["train/*", "validation/*", "parts/*"])
     """With ``arrays``: prepared folder whose tokenizer and conversation made them."""
     pad_id: NonNegativeInt
     """Token that pads rows of arrays; never a target. Qwen2.5: 151643."""

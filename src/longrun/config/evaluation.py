@@ -95,7 +95,7 @@ class GenerateConfig(StageConfig):
     model folders, such as the ``members`` of an average, stands for all under their own names."""
     benchmarks: Benchmarks
     """Sets of problems to solve: known names, files, or mappings."""
-    conversation: Path | None = source(None)
+    conversation: Path | None = source(None, unread=["train/*", "validation/*", "parts/*"])
     """Output folder of ``prepare``: prompts, chat template and the form of code calls. Null: the
     ``conversation.json`` that an exported model carries."""
     samples: PositiveInt = 1

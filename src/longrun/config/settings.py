@@ -5,7 +5,7 @@ fields marked ``execution()`` say where and how fast, not what; they are not par
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -43,14 +43,21 @@ def execution(default: Any, **bounds: Any) -> Any:
     return Field(default=default, json_schema_extra={"execution": True}, **bounds)
 
 
-def source(default: Any = ..., **bounds: Any) -> Any:
-    """Field that names files the stage reads: known by their content, not by their path."""
-    return Field(default=default, json_schema_extra={"source": True}, **bounds)
+def source(default: Any = ..., *, unread: Sequence[str] = (), **bounds: Any) -> Any:
+    """Field that names files the stage reads: known by their content, not by their path.
+
+    ``unread``: patterns of files in the folder of another stage that this one leaves alone.
+    """
+    return _source(default, {"source": True, "unread": list(unread)}, bounds)
 
 
-def model_source(default: Any = ..., **bounds: Any) -> Any:
+def model_source(default: Any = ..., *, unread: Sequence[str] = (), **bounds: Any) -> Any:
     """Field that names model folders, or output folders of stages that made a model."""
-    return Field(default=default, json_schema_extra={"source": True, "model": True}, **bounds)
+    return _source(default, {"source": True, "model": True, "unread": list(unread)}, bounds)
+
+
+def _source(default: Any, marks: dict[str, Any], bounds: dict[str, Any]) -> Any:
+    return Field(default=default, json_schema_extra=marks, **bounds)
 
 
 def find_model(folder: Path) -> Path:
@@ -107,6 +114,9 @@ class StageConfig(Settings):
     another: ClassVar[str] = "Name another output_dir"
     """What to do to have other output beside what was made."""
 
+    verifies_anew: ClassVar[bool] = False
+    """Whether the stage compares its inputs with their checksums even if they were found whole."""
+
     output_dir: Path
     """Folder that the stage fills; created when missing."""
 
@@ -123,6 +133,12 @@ class StageConfig(Settings):
     def inputs(self) -> dict[str, list[Path]]:
         """Every path that the stage reads, by dotted field name; globs are expanded, sorted."""
         return {name: paths for name, paths in _sources(self, "") if paths}
+
+    def unread(self, name: str) -> list[str]:
+        """Return patterns of files that the stage leaves alone in the input ``name``."""
+        info = type(self).model_fields.get(name.partition(".")[0])
+        found: list[str] = _marks(info).get("unread", []) if info else []
+        return found
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the output: no ``output_dir``, speed settings or paths."""

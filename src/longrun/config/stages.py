@@ -166,7 +166,7 @@ class PrepareConfig(StageConfig):
         Field(min_length=1),
     ]
     """Record sources, in order. A plain path stands for ``{path: ...}``."""
-    tokenizer: Path = model_source()
+    tokenizer: Path = model_source(unread=["*.safetensors"])
     """Hugging Face tokenizer or model folder."""
     prompts: dict[Mode, str] = MATH_PROMPTS  # type: ignore[assignment]  # keys are the literals
     """Mode -> name of a built-in prompt or a YAML file."""
@@ -226,6 +226,8 @@ class PrepareConfig(StageConfig):
 class MergeConfig(StageConfig):
     """Join documents that were prepared apart: parts of one prepare, or data after data."""
 
+    verifies_anew = True
+
     parts: Paths = source()
     """Output folders of ``prepare``: those made with part=1/M ... M/M, in any order, or whole ones
     of different data, in the order of the data."""
@@ -234,7 +236,7 @@ class MergeConfig(StageConfig):
 class PackConfig(StageConfig):
     """Decide which documents share a pack; copies no tokens."""
 
-    documents: Path = source()
+    documents: Path = source(unread=["*.bin"])
     """Output folder of ``prepare``."""
     pack_size: Annotated[int, Field(ge=2)] = 32768
     """Tokens of a pack; a document is never split."""
@@ -258,7 +260,7 @@ class PackConfig(StageConfig):
 class ReportConfig(StageConfig):
     """Write one self-contained page about a run."""
 
-    stages: Paths = source()
+    stages: Paths = source(unread=["*.bin", "*.idx", "*.npy", "*.distcp", "*.safetensors"])
     """Output folders of the stages to show, in order."""
     title: str = "Longrun"
     """Headline of the page."""

@@ -234,7 +234,7 @@ class AverageConfig(StageConfig):
     )
     output_revision: ClassVar[int] = 2
 
-    checkpoints: Path = source()
+    checkpoints: Path = source(unread=["checkpoints/*"])
     """Output folder of ``train``."""
     steps: list[PositiveInt] | str = "all"
     """Steps to average: a list, ``all``, or ``last:N``. Every one must be there."""

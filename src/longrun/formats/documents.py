@@ -26,8 +26,6 @@ from longrun.formats.stages.arrays import write_array
 from longrun.formats.stages.atomic import atomic_file
 
 SOURCES_NAME = "sources.json"
-CHECKSUMS_NAME = "checksums.json"
-"""File of a prepared folder, as ``train/00000.bin`` -> CRC-32 of its bytes."""
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 INT32_CODE = 4

@@ -20,6 +20,8 @@ from longrun.formats.documents import DocumentSet
 from longrun.formats.json_text import JsonError, as_fields, decode_json
 from longrun.formats.stages.arrays import write_array
 from longrun.formats.stages.atomic import atomic_file, write_text
+from longrun.formats.stages.damage import check_beneath
+from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
 
 PACKS_NAME = "packs.json"
 TRAIN = "train"
@@ -162,9 +164,11 @@ class PackSet:
         """Open the output of ``pack`` and the documents beneath it.
 
         Raises:
-            InputError: either is absent or damaged.
+            InputError: either is absent or damaged, or the documents were made anew.
         """
         info = PacksInfo.load(folder)
+        if (folder / MANIFEST_NAME).is_file():
+            check_beneath(folder, Manifest.read(folder))
         source = (folder / info.documents).resolve()
         if not source.is_dir():
             raise InputError.at(

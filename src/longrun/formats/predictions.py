@@ -199,20 +199,6 @@ def read_rows(path: Path, kind: type[Row]) -> Generator[tuple[int, Row]]:
             yield line, convert_row(_parse(text, path, line), kind, path, line)
 
 
-def read_intact_rows(path: Path, kind: type[Row]) -> Generator[Row | InputError]:
-    """Yield the object of every line, or the error that names what is wrong with the line.
-
-    Raises:
-        InputError: the file is missing or a folder.
-    """
-    with closing(_read_lines(path)) as lines:
-        for line, text in lines:
-            try:
-                yield convert_row(_parse(text, path, line), kind, path, line)
-            except InputError as error:
-                yield error
-
-
 def _read_lines(path: Path) -> Generator[tuple[int, bytes]]:
     try:
         with open(path, "rb") as file:

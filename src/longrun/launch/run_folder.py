@@ -18,10 +18,11 @@ from longrun.config.plain_yaml import dump_yaml
 from longrun.config.recipe import Recipe, StagePlan, load_recipe
 from longrun.errors import ConfigError, InputError
 from longrun.formats.stages.atomic import write_text
-from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.stages.damage import check_sizes
+from longrun.formats.stages.manifest import MANIFEST_NAME, STARTED_NAME, Manifest
 from longrun.formats.stages.progress import format_count
 from longrun.formats.stages.run_state import StageRow, State
-from longrun.formats.stages.stage import STARTED_NAME, compare, identify, is_locked
+from longrun.formats.stages.stage import compare, identify, is_locked
 from longrun.launch.experiment import JOBS_FOLDER
 from longrun.launch.jobs import JobState, state_of
 
@@ -121,7 +122,7 @@ def _state(
         return "waiting", "" if upstream_done else f"after {', '.join(stage.after)}"
     changed = ["an earlier stage will run again"]
     if upstream_done:
-        changed = compare(folder, identify(stage.verb, stage.config))
+        changed = _changes(stage)
     if changed:
         return "stale", "; ".join(changed)
     if (folder / MANIFEST_NAME).exists():
@@ -129,6 +130,18 @@ def _state(
     if launched.state in ("failed", "cancelled"):
         return launched.state, launched.reason
     return "interrupted", _progress(job)
+
+
+def _changes(stage: StagePlan) -> list[str]:
+    """Say why the output of ``stage``, finished or not, cannot stay as it is; empty: it can."""
+    folder = stage.config.output_dir
+    try:
+        changed = compare(folder, identify(stage.verb, stage.config))
+        if not changed and (folder / MANIFEST_NAME).exists():
+            check_sizes(folder)
+    except InputError as error:
+        return [str(error)]
+    return changed
 
 
 def _counts(manifest: Manifest) -> str:

@@ -95,6 +95,15 @@ def new_host_group(mesh: Mesh) -> dist.ProcessGroup | None:
     return dist.new_group(backend="gloo") if mesh.size > 1 else None
 
 
+def gather_dicts(mine: dict[str, int], group: dist.ProcessGroup | None) -> dict[str, int]:
+    """Return the entries of all ranks of a group of ``new_host_group``, on every rank."""
+    if group is None:
+        return dict(mine)
+    parts: list[dict[str, int]] = [{}] * dist.get_world_size(group)
+    dist.all_gather_object(parts, mine, group=group)
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def stop_mesh() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

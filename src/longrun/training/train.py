@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longrun.checkpoint.checksums import known_checksums
 from longrun.checkpoint.model_folder import (
     check_same_tokenizer,
     check_tokenizer_fits,
@@ -20,8 +21,8 @@ from longrun.config.training import EngineConfig, TrainConfig
 from longrun.errors import ConfigError, InputError
 from longrun.formats.plans import PackSet
 from longrun.formats.stages.ledger import Ledger
-from longrun.formats.stages.manifest import Manifest
-from longrun.formats.stages.stage import CONFIG_NAME, open_stage
+from longrun.formats.stages.manifest import CONFIG_NAME, Manifest
+from longrun.formats.stages.stage import open_stage
 from longrun.optim.schedules import build_schedule
 from longrun.parallel.layouts import Layout, check_layout
 from longrun.training.batches import PackLine
@@ -61,7 +62,9 @@ def _lead(config: TrainConfig, peers: Peers) -> Manifest:
         raise_outcome(run_workers("train", stage.folder / CONFIG_NAME, config.num_processes, peers))
         steps = batches.num_steps(config.max_epochs, config.max_steps)
         counts = _counts(config.output_dir) | {"steps": steps}
-        return stage.finish(counts=counts, ledger=_ledger(config, batches, steps))
+        checksums = known_checksums(config.output_dir)
+        ledger = _ledger(config, batches, steps)
+        return stage.finish(counts=counts, ledger=ledger, checksums=checksums)
 
 
 def follow(verb: str, config: EngineConfig, peers: Peers) -> Manifest:

@@ -7,8 +7,8 @@ not hold ends the stage and nothing is written. The workers' side is in ``check_
 import json
 
 from longrun.config.training import VerifyConfig
-from longrun.formats.stages.manifest import Manifest
-from longrun.formats.stages.stage import CONFIG_NAME, open_stage
+from longrun.formats.stages.manifest import CONFIG_NAME, Manifest
+from longrun.formats.stages.stage import open_stage
 from longrun.training.nodes import Peers, join_nodes, raise_outcome
 from longrun.training.processes import run_workers
 from longrun.training.train import check_engine, follow

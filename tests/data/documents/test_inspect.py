@@ -4,11 +4,12 @@ from typer.testing import CliRunner
 
 from longrun.cli.main import app
 from longrun.config.stages import PackConfig
-from longrun.data.documents.inspect import find_damage, show_document
+from longrun.data.documents.inspect import show_document
 from longrun.data.packs import pack
 from longrun.errors import ConfigError, InputError
 from longrun.formats.documents import DocumentSet
 from longrun.formats.plans import PackSet
+from longrun.formats.stages.damage import find_damage
 from longrun.formats.text.spans import SpanKind
 
 
@@ -64,7 +65,7 @@ def test_a_pack_is_listed_with_its_documents(prepared, tmp_path):
 
 
 def test_whole_shards_pass_the_check(prepared):
-    assert "every shard is as it was written" in " ".join(run(prepared, "--check").split())
+    assert "MB, as they were written" in " ".join(run(prepared, "--check").split())
 
 
 @pytest.mark.parametrize("name", ["train/00000.bin", "train/00000.idx", "validation/00000.bin"])
@@ -84,7 +85,7 @@ def test_a_damaged_shard_is_named(name, how, prepared):
 
 def test_a_shard_that_nobody_wrote_is_named(prepared):
     (prepared / "train" / "00009.idx").write_bytes(b"")
-    assert "00009.idx: is not one of the shards" in next(find_damage(prepared))
+    assert "00009.idx: is not one of the files that were written" in next(find_damage(prepared))
 
 
 def test_mistakes_are_named(prepared):

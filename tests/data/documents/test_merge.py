@@ -6,10 +6,10 @@ import pytest
 
 from longrun.config.stages import MergeConfig, PackConfig
 from longrun.data.documents import merge, prepare
-from longrun.data.documents.inspect import find_damage
 from longrun.data.packs import pack
 from longrun.errors import InputError
 from longrun.formats.documents import DocumentSet
+from longrun.formats.stages.damage import find_damage
 
 
 @pytest.fixture

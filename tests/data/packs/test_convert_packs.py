@@ -3,11 +3,11 @@ import pytest
 
 from longrun.config.convert import ConvertPacksConfig
 from longrun.config.stages import PackConfig
-from longrun.data.documents.inspect import find_damage
 from longrun.data.packs import convert_packs, pack
 from longrun.errors import ConfigError
 from longrun.formats.packed_arrays import array_paths, open_arrays
 from longrun.formats.plans import PackSet
+from longrun.formats.stages.damage import find_damage
 
 
 def convert(**settings):
@@ -33,7 +33,7 @@ def test_out_in_and_out_again_gives_the_same_arrays(context_parallel, prepared, 
             expected, found = before.training[int(one)], after.training[int(two)]
             assert np.array_equal(expected.tokens, found.tokens)
             assert expected.span_lengths[0] == found.span_lengths[0]
-    assert not list(find_damage(tmp_path / "in" / "documents"))
+    assert not list(find_damage(tmp_path / "in"))
     assert (after.source / "tokenizer" / "tokenizer.json").is_file()
     convert_packs.run(
         ConvertPacksConfig(packs=tmp_path / "in", output_dir=tmp_path / "again", **settings)

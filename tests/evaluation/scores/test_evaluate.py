@@ -228,19 +228,13 @@ def test_rewards_that_do_not_fit_are_named(tmp_path, generated, change, message)
         run(config)
 
 
-def test_a_file_that_was_cut_is_named_counted_and_graded_as_far_as_it_goes(
-    tmp_path, generated, caplog
-):
+def test_a_file_that_was_cut_is_named_and_nothing_is_graded(tmp_path, generated):
     source = generated("g", {"sums": SUMS}, counts={"predictions": 6})
     path = source / "base" / "sums.jsonl"
-    path.write_bytes(path.read_bytes()[:-40])
-    (source / "tuned" / "sums.jsonl").write_bytes(b"")
-    folder, manifest = evaluate(tmp_path, source)
-    assert len(read_grades(folder / "grades" / "base" / "sums.jsonl")) == 2
-    assert manifest.ledger.dropped == {"missing in a damaged file": 4}
-    assert manifest.counts["graded"] == 2
-    assert f"{path}:3: is not valid JSON" in caplog.text
-    assert "no solution of tuned on sums is left" in caplog.text
-    path.write_bytes(b"{")
-    with pytest.raises(InputError, match="no solution is left to grade; generate again"):
-        evaluate(tmp_path, source, name="nothing")
+    whole = path.read_bytes()
+    for content in (whole[:-40], b"", b"{"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"base/sums\.jsonl: has {len(content)} bytes, writ"):
+            evaluate(tmp_path, source)
+    path.write_bytes(whole)
+    assert evaluate(tmp_path, source)[1].counts["graded"] == 6

@@ -14,7 +14,7 @@ import msgspec
 from longrun.data.documents.tally import LENGTH_EDGES, Tally
 from longrun.data.records.sources import Part
 from longrun.errors import InputError
-from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, Sources, read_description
+from longrun.formats.documents import SOURCES_NAME, Sources, read_description
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.stages.atomic import atomic_folder, write_text
 from longrun.formats.stages.manifest import Manifest
@@ -68,7 +68,7 @@ def tally_path(folder: Path, name: str) -> Path:
 def finish_documents(
     stage: Stage, index: PartIndex, conversation: Conversation, tokenizer: Path
 ) -> Manifest:
-    """Write sources, figures, checksums, conversation, tokenizer and at last the manifest.
+    """Write sources, figures, conversation, tokenizer and at last the manifest.
 
     Raises:
         InputError: no document is left for training.
@@ -95,20 +95,19 @@ def finish_documents(
 
 
 def finish_figures(stage: Stage, total: Tally, examples: Mapping[str, str]) -> Manifest:
-    """Write the figures and checksums that ``total`` holds, and the manifest.
+    """Write the figures that ``total`` holds, and the manifest with its checksums.
 
     ``examples``: reason of the ledger -> ``file:line`` of the first record dropped for it.
     """
     stats = _stats(total) | {"examples": dict(examples)}
     write_text(stage.folder / STATS_NAME, json.dumps(stats, indent=2))
-    write_text(stage.folder / CHECKSUMS_NAME, json.dumps(total.checksums, indent=2))
     counts = {
         "documents": total.documents.get(TRAIN, 0),
         "tokens": total.tokens.get(TRAIN, 0),
         "validation_documents": total.documents.get(VALIDATION, 0),
         "validation_tokens": total.tokens.get(VALIDATION, 0),
     }
-    return stage.finish(counts=counts, ledger=total.ledger)
+    return stage.finish(counts=counts, ledger=total.ledger, checksums=total.checksums)
 
 
 def copy_tokenizer(

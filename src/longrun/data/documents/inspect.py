@@ -1,24 +1,21 @@
-"""Looking at documents and packs: the text and weight of every span, and whether files are whole.
+"""Looking at documents and packs: the text and weight of every span.
 
 Pure reading; how it is shown is decided by ``longrun.cli``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from isal import isal_zlib
 from tokenizers import Tokenizer
 
 from longrun.data.documents.finish import TOKENIZER
 from longrun.errors import InputError
-from longrun.formats.documents import CHECKSUMS_NAME, DocumentSet, Origin
-from longrun.formats.json_text import JsonError, decode_json
+from longrun.formats.documents import DocumentSet, Origin
 from longrun.formats.plans import PACKS_NAME, PackSet
 from longrun.formats.text.spans import SpanKind
 
-_BLOCK_BYTES = 1 << 24
 COLOURS = {
     SpanKind.PROMPT: "#8a8f98",
     SpanKind.THINKING: "#3b82c4",
@@ -96,38 +93,8 @@ def render_html(origin: Origin, spans: list[ShownSpan]) -> str:
     return "".join([*parts, "</div>\n"])
 
 
-def find_damage(folder: Path) -> Iterator[str]:
-    """Yield what is wrong with the shards of a prepared folder, one line for each file.
-
-    Raises:
-        InputError: the folder has no checksums.
-    """
-    path = folder / CHECKSUMS_NAME
-    try:
-        expected = decode_json(path.read_bytes(), dict[str, int])
-    except (OSError, JsonError) as error:
-        raise InputError.at(path, None, f"cannot be read ({error}); run prepare again") from None
-    for name, checksum in expected.items():
-        file = folder / name
-        if not file.is_file():
-            yield f"{file}: is missing"
-        elif (found := _checksum(file)) != checksum:
-            yield f"{file}: is damaged or cut (CRC-32 {found:08x}, written as {checksum:08x})"
-    for file in sorted([*folder.glob("train/*.idx"), *folder.glob("validation/*.idx")]):
-        if file.relative_to(folder).as_posix() not in expected:
-            yield f"{file}: is not one of the shards that were written"
-
-
 def _label(kind: SpanKind, tokens: int, weight: float) -> str:
     return f"{kind.name.lower()}: {tokens} tokens, weight {weight:g}"
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            checksum = isal_zlib.crc32(block, checksum)
-    return checksum
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

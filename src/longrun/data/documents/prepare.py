@@ -39,12 +39,12 @@ from longrun.data.documents.workers import run_tasks
 from longrun.data.records.prompts import OWN_TEMPLATE, choose_template, load_prompts, load_template
 from longrun.data.records.sources import Part, cut_parts, list_files
 from longrun.errors import InputError
-from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME
+from longrun.formats.documents import SOURCES_NAME
 from longrun.formats.plans import TRAIN, VALIDATION
 from longrun.formats.processes import available_cores
-from longrun.formats.stages.manifest import Manifest
+from longrun.formats.stages.manifest import CONFIG_NAME, STARTED_NAME, Manifest
 from longrun.formats.stages.progress import Progress, format_count, show_progress
-from longrun.formats.stages.stage import CONFIG_NAME, STARTED_NAME, Stage, open_stage
+from longrun.formats.stages.stage import Stage, open_stage
 from longrun.formats.text.code_style import CodeStyle
 from longrun.formats.text.conversation import CONVERSATION_NAME, Conversation
 from longrun.formats.text.exact_tokenizer import ExactTokenizer
@@ -248,7 +248,6 @@ def _take_away(folder: Path) -> None:
         SOURCES_NAME,
         CONVERSATION_NAME,
         STATS_NAME,
-        CHECKSUMS_NAME,
         CONFIG_NAME,
         STARTED_NAME,
     ):

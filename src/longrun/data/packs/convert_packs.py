@@ -19,7 +19,7 @@ from longrun.data.documents.encode import EncodedBatch
 from longrun.data.documents.finish import TOKENIZER
 from longrun.data.documents.shards import ShardWriter
 from longrun.errors import InputError
-from longrun.formats.documents import CHECKSUMS_NAME, SOURCES_NAME, DocumentSet, Sources
+from longrun.formats.documents import SOURCES_NAME, DocumentSet, Sources
 from longrun.formats.packed_arrays import (
     ArrayShape,
     Row,
@@ -113,7 +113,6 @@ def _write_documents(
     assert config.arrays is not None
     for split in (TRAIN, VALIDATION):
         (folder / split).mkdir()
-    checksums: dict[str, int] = {}
     names: list[str] = []
     most_tokens, line, in_shard = 0, 0, _SHARD_TOKENS
     with ExitStack() as stack:
@@ -122,7 +121,6 @@ def _write_documents(
                 stack.close()
                 names.append(f"{len(names):05d}")
                 writer = ShardWriter(folder / TRAIN, names[-1])
-                stack.callback(checksums.update, writer.checksums)  # runs after the writer ends
                 stack.enter_context(writer)
                 in_shard = 0
             batch = _batch_of(rows)
@@ -137,7 +135,6 @@ def _write_documents(
     path = str(array_paths(config.arrays)[0])
     sources = Sources([path], [config.mode], dict.fromkeys(names, 0))
     write_text(folder / SOURCES_NAME, json.dumps(asdict(sources), indent=2))
-    write_text(folder / CHECKSUMS_NAME, json.dumps(checksums, indent=2))
     return most_tokens, line
 
 

@@ -45,7 +45,7 @@ def run(config: PackConfig) -> Manifest:
             many are longer than a pack.
         StaleError: the output folder holds output of other settings or inputs.
     """
-    _check_documents(config.documents)
+    made_of = _check_documents(config.documents)
     with open_stage("pack", config) as stage:
         if stage.finished is not None:
             return stage.finished
@@ -77,10 +77,11 @@ def run(config: PackConfig) -> Manifest:
             "packs": info.num_packs[0],
             "fill": info.fill[0],
         }
-        return stage.finish(counts=counts, ledger=ledger)
+        beneath = {info.documents: made_of.fingerprint}
+        return stage.finish(counts=counts, ledger=ledger, beneath=beneath)
 
 
-def _check_documents(folder: Path) -> None:
+def _check_documents(folder: Path) -> Manifest:
     manifest = Manifest.read(folder)
     if manifest.verb not in _MAKERS:
         raise InputError.at(
@@ -89,6 +90,7 @@ def _check_documents(folder: Path) -> None:
     if manifest.verb == "prepare" and manifest.settings.get("part") is not None:
         part = manifest.settings["part"]
         raise InputError.at(folder, None, f"is part {part} of the documents; merge the parts first")
+    return manifest
 
 
 @dataclass(slots=True)

@@ -5,17 +5,16 @@ stand in the order of the benchmark again: the rows are those of a single job.
 """
 
 import itertools
-import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from longrun.errors import InputError
 from longrun.formats.json_text import read_json
-from longrun.formats.predictions import MODELS_NAME, Prediction, read_intact_rows
+from longrun.formats.predictions import MODELS_NAME, Prediction, read_rows
 from longrun.formats.stages.manifest import Manifest
 
-log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Model label and benchmark."""
 
@@ -60,25 +59,16 @@ def find_predictions(folders: Sequence[Path]) -> dict[Key, list[Path]]:
     return {key: _in_order(key, sources) for key, sources in found.items()}
 
 
-def count_expected(folders: Sequence[Path]) -> int:
-    """Return the solutions that finished ``generate`` outputs said they hold."""
-    counts = [Manifest.read(folder, "generate").counts for folder in folders]
-    return sum(round(one.get("predictions", 0)) for one in counts)
-
-
 def read_joined(paths: Sequence[Path]) -> list[Prediction]:
     """Read the chunks of one benchmark, in the order of its problems.
 
-    Damaged lines, as a file has that was cut, are named and left out.
+    Raises:
+        InputError: a file is missing, or a line of it is damaged.
     """
     chunks = []
     for path in paths:
-        rows = []
-        for row in read_intact_rows(path, Prediction):
-            if isinstance(row, InputError):
-                log.warning("%s; the solution is left out", row)
-            else:
-                rows.append(row)
+        with closing(read_rows(path, Prediction)) as lines:
+            rows = [row for _, row in lines]
         chunks.append([list(group) for _, group in itertools.groupby(rows, lambda row: row.id)])
     return [
         row

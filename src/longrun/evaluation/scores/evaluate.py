@@ -15,7 +15,7 @@ import msgspec
 
 from longrun.config.evaluation import EvaluateConfig
 from longrun.errors import InputError
-from longrun.evaluation.generation.chunks import count_expected, find_predictions, read_joined
+from longrun.evaluation.generation.chunks import find_predictions, read_joined
 from longrun.evaluation.grading.answers import extract_answer
 from longrun.evaluation.grading.grade import Grader, Judgement
 from longrun.evaluation.grading.judge import Judge
@@ -57,13 +57,6 @@ def run(config: EvaluateConfig) -> Manifest:
             return stage.finished
         predictions = _read_all(files)
         total = sum(map(len, predictions.values()))
-        missing = max(0, count_expected(config.predictions) - total)
-        if missing:
-            log.warning(
-                "evaluate: %d solutions are missing in damaged files; figures are over the other"
-                " %d: generate again with --replace or a new output_dir",
-                *(missing, total),
-            )
         judge = None if config.judge is None else Judge(config.judge)
         grades: dict[Key, list[Grade]] = {}
         with Grader() as grader, show_progress("evaluate", total, "solutions") as progress:
@@ -78,7 +71,7 @@ def run(config: EvaluateConfig) -> Manifest:
         write_text(stage.folder / SUMMARY_NAME, _pretty(summary))
         write_text(stage.folder / MARKDOWN_NAME, summary_markdown(summary))
         counts = _count(grades) | ({} if judge is None else {"not_judged": judge.num_silent})
-        return stage.finish(counts=counts, ledger=_balance(total, missing, grades))
+        return stage.finish(counts=counts, ledger=_balance(total, grades))
 
 
 def grade_predictions(grader: Grader, rows: Sequence[Prediction]) -> list[Grade]:
@@ -109,7 +102,7 @@ def blind_chances(grader: Grader, grades: Sequence[Grade]) -> dict[str, float]:
 
 
 def _read_all(files: Mapping[Key, Sequence[Path]]) -> dict[Key, list[Prediction]]:
-    """Read what is whole; a benchmark of which nothing is left is named and not graded."""
+    """Read all files; a benchmark without any solution is named and not graded."""
     found = {key: read_joined(paths) for key, paths in files.items()}
     for (label, benchmark), rows in found.items():
         if not rows:
@@ -181,11 +174,9 @@ def _count(grades: Grades) -> dict[str, float]:
     }
 
 
-def _balance(total: int, missing: int, grades: Grades) -> Ledger:
+def _balance(total: int, grades: Grades) -> Ledger:
     ledger = Ledger()
-    ledger.take(total + missing)
-    if missing:
-        ledger.drop("missing in a damaged file", missing)
+    ledger.take(total)
     for entries in grades.values():
         ledger.keep(len(entries), tokens=sum(grade.tokens for grade in entries))
     return ledger

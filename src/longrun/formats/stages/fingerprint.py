@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrun.errors import InputError
+from longrun.formats.stages.damage import VERIFIED_NAME, check_sizes, stage_around
 from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
 
 WHOLE_FILE_BYTES = 1 << 28
@@ -28,14 +29,19 @@ def of_path(path: Path, name: str) -> str:
     """Fingerprint what is at ``path``: a finished stage, a file, or a folder of files.
 
     Raises:
-        InputError: nothing is there; says that ``name`` is to be corrected.
+        InputError: nothing is there; says that ``name`` is to be corrected. Or it is output of a
+            stage of which a file is missing or has another size.
     """
+    around = stage_around(path)
+    if around is not None:
+        check_sizes(*around)
     if (path / MANIFEST_NAME).is_file():
         return Manifest.read(path).fingerprint
     if path.is_file():
         return _of_file(path)
     if path.is_dir():
         files = sorted(inside for inside in path.rglob("*") if inside.is_file())
+        files = [file for file in files if file.name != VERIFIED_NAME]
         return of_value({str(file.relative_to(path)): _of_file(file) for file in files})
     raise InputError.at(
         path, None, f"does not exist; correct {name} or run the stage that makes it"

@@ -2,10 +2,13 @@
 
 ``manifest.json`` is written last and atomically, so a folder that has one is finished. It holds
 the fingerprint of everything that decides the output, the ledger, and the folders it came from,
-so that anybody can walk from an output back to the raw records.
+so that anybody can walk from an output back to the raw records. Its ``seal`` is a hash of all that
+is in it besides: what a stage made is trusted by its manifest, so a changed one must not pass.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ from longrun.formats.stages.atomic import write_text
 from longrun.formats.stages.ledger import Ledger
 
 MANIFEST_NAME = "manifest.json"
+STARTED_NAME = "started.json"
+LOCK_NAME = ".lock"
+CONFIG_NAME = "config.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,13 +39,19 @@ class Manifest:
     """Of the program that made it; for information only."""
     outputs: dict[str, int]
     """Every file below the folder -> its size in bytes."""
+    checksums: dict[str, int] = field(default_factory=dict)
+    """The same files -> the CRC-32 of their bytes."""
+    beneath: dict[str, str] = field(default_factory=dict)
+    """Folders of other stages that the output speaks of, relative to its own -> fingerprint."""
     counts: dict[str, float] = field(default_factory=dict)
     ledger: Ledger | None = None
     wall_seconds: float = 0.0
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``: the act that finishes a stage."""
-        write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=2))
+        content = asdict(self)
+        sealed = {**content, "seal": _seal(content)}
+        write_text(folder / MANIFEST_NAME, json.dumps(sealed, indent=2))
 
     @classmethod
     def read(cls, folder: Path, verb: str | None = None) -> "Manifest":
@@ -51,7 +63,9 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(path.read_bytes())
+            if raw.pop("seal") != _seal(raw):
+                raise ValueError("its seal does not fit its content")
             ledger = raw.pop("ledger")
             manifest = cls(**raw, ledger=None if ledger is None else Ledger(**ledger))
         except FileNotFoundError:
@@ -61,9 +75,13 @@ class Manifest:
                 None,
                 f"{found}: not the output of a finished stage; run it, or correct the path",
             ) from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
         if verb is not None and manifest.verb != verb:
             problem = f"is output of {manifest.verb}; name an output folder of {verb}"
             raise InputError.at(folder, None, problem)
         return manifest
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -19,7 +19,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,19 +27,21 @@ from typing import IO, Any
 import longrun
 from longrun.config.settings import StageConfig
 from longrun.errors import InputError, LaunchError, StaleError
-from longrun.formats.stages import fingerprint
+from longrun.formats.stages import damage, fingerprint
 from longrun.formats.stages.atomic import full_disk_named, remove_leftovers, write_text
 from longrun.formats.stages.ledger import Ledger
-from longrun.formats.stages.manifest import MANIFEST_NAME, Manifest
+from longrun.formats.stages.manifest import (
+    CONFIG_NAME,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    STARTED_NAME,
+    Manifest,
+)
 
-STARTED_NAME = "started.json"
-LOCK_NAME = ".lock"
-CONFIG_NAME = "config.yaml"
 LOCK_VARIABLE = "LONGRUN_LOCK_SECONDS"
 """How long to wait for another process to leave the folder: on a cluster, for an earlier attempt
 that lives on, on a node that its scheduler has lost."""
 _LOCK_SECONDS = 1.0
-_NOT_OUTPUT = {MANIFEST_NAME, STARTED_NAME, LOCK_NAME, CONFIG_NAME}
 log = logging.getLogger(__name__)
 
 
@@ -77,16 +79,22 @@ class Stage:
     """The manifest, when there is nothing left to do."""
     started_at: float
 
-    def finish(self, *, counts: Mapping[str, float], ledger: Ledger | None = None) -> Manifest:
-        """Check the ledger, list the outputs, and write the manifest, last of all."""
+    def finish(
+        self,
+        *,
+        counts: Mapping[str, float],
+        ledger: Ledger | None = None,
+        checksums: Mapping[str, int] | None = None,
+        beneath: Mapping[str, str] | None = None,
+    ) -> Manifest:
+        """Check the ledger, list the outputs, and write the manifest, last of all.
+
+        ``checksums``: the CRC-32 of outputs of which it is known. ``beneath``: see ``Manifest``.
+        """
         if ledger is not None:
             ledger.check()
         remove_leftovers(self.folder)
-        outputs = {
-            str(path.relative_to(self.folder)): path.stat().st_size
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.relative_to(self.folder).as_posix() not in _NOT_OUTPUT
-        }
+        outputs, found = damage.list_outputs(self.folder, checksums or {})
         manifest = Manifest(
             verb=self.identity.verb,
             fingerprint=self.identity.fingerprint,
@@ -95,6 +103,8 @@ class Stage:
             revision=self.identity.revision,
             version=longrun.__version__,
             outputs=outputs,
+            checksums=found,
+            beneath=dict(beneath or {}),
             counts=dict(counts),
             ledger=ledger,
             wall_seconds=round(time.time() - self.started_at, 3),
@@ -123,7 +133,7 @@ def open_stage(verb: str, config: StageConfig) -> Iterator[Stage]:
     Raises:
         StaleError: the folder holds output of other settings or inputs.
         LaunchError: another process is working in the folder.
-        InputError: an input does not exist, or the output folder is a file.
+        InputError: an input does not exist or is damaged, or the output folder is a file.
     """
     folder = Path(config.output_dir)
     identity = identify(verb, config)
@@ -133,6 +143,8 @@ def open_stage(verb: str, config: StageConfig) -> Iterator[Stage]:
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         finished = _existing(folder, identity, config.another)
+        if finished is None:
+            _verify_inputs(config)
         started_at = time.time()
         if finished is None:
             remove_leftovers(folder)
@@ -180,7 +192,7 @@ def compare(folder: Path, identity: Identity) -> list[str]:
 
 def _existing(folder: Path, identity: Identity, another: str) -> Manifest | None:
     finished, started = (folder / MANIFEST_NAME).exists(), (folder / STARTED_NAME).exists()
-    files = [path.name for path in folder.iterdir() if path.name not in _NOT_OUTPUT]
+    files = [path.name for path in folder.iterdir() if path.name not in damage.NOT_OUTPUT]
     files = [name for name in files if not name.endswith(".tmp")]
     if not finished and not files:
         (folder / STARTED_NAME).unlink(missing_ok=True)  # it stopped before it made anything
@@ -200,14 +212,22 @@ def _existing(folder: Path, identity: Identity, another: str) -> Manifest | None
         return None
     if started:
         (folder / STARTED_NAME).unlink()  # it was killed after its manifest was there
+    damage.check_sizes(folder)
     return Manifest.read(folder)
+
+
+def _verify_inputs(config: StageConfig) -> None:
+    for name, paths in config.inputs().items():
+        for path in paths:
+            damage.verify(path, config.unread(name), anew=config.verifies_anew)
 
 
 def _mark_started(folder: Path, identity: Identity, now: float) -> float:
     path = folder / STARTED_NAME
     if path.exists():
         log.info("%s: continues what was interrupted: %s", identity.verb, folder)
-        return float(json.loads(path.read_text())["started_at"])
+        with suppress(ValueError, TypeError, KeyError):  # only the wall time hangs on it
+            return float(json.loads(path.read_text())["started_at"])
     mark = {
         "verb": identity.verb,
         "fingerprint": identity.fingerprint,
