@@ -4,7 +4,6 @@ import pytest
 
 from longrun.checkpoint.model_folder import read_config
 from longrun.checkpoint.sharded import read_state
-from longrun.data.documents.inspect import find_damage
 from longrun.data.documents.tally import Tally
 from longrun.errors import LongrunError
 from longrun.evaluation.generation.cached_model import read_stop_ids
@@ -12,6 +11,7 @@ from longrun.formats.contamination import read_contamination
 from longrun.formats.documents import Sources
 from longrun.formats.plans import PackPlan, PacksInfo
 from longrun.formats.predictions import read_grades, read_predictions, read_summary
+from longrun.formats.stages.damage import find_damage
 from longrun.formats.text.conversation import Conversation
 from longrun.formats.text.tokenizer_file import decode_file
 from longrun.formats.text.tokenizer_folder import read_object
@@ -40,7 +40,7 @@ READERS = {
     "packs.json": PacksInfo.load,
     "epoch-0.documents.npy": lambda folder: PackPlan.load(folder, "epoch-0"),
     "sources.json": Sources.load,
-    "checksums.json": lambda folder: list(find_damage(folder)),
+    "manifest.json": lambda folder: list(find_damage(folder)),
     "conversation.json": Conversation.load,
     "summary.json": read_summary,
     "contamination.json": read_contamination,

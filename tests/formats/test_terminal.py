@@ -39,6 +39,7 @@ def test_streams_and_log_lines_are_visible(monkeypatch):
     assert sys.stdout.stream is raw
     print(ATTACK)
     logger = logging.getLogger("visible")
+    logger.propagate = False  # half a character in a captured log ends a worker of pytest-xdist
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
     logger.warning(ATTACK)

@@ -75,7 +75,7 @@ class Manifest:
                 None,
                 f"{found}: not the output of a finished stage; run it, or correct the path",
             ) from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError.at(path, None, f"is damaged ({error}); run its stage again") from None
         if verb is not None and manifest.verb != verb:
             problem = f"is output of {manifest.verb}; name an output folder of {verb}"
