@@ -9,7 +9,7 @@ import torch
 
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 
 TINY = Arch(
     family="qwen2",

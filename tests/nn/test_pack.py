@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrun.errors import InputError
-from longrun.nn.pack import WeightedDocument, build_pack
+from longrun.nn.pack import build_pack
+from longrun.nn.weighted_document import WeightedDocument
 
 
 def a_document(length: int) -> st.SearchStrategy[WeightedDocument]:

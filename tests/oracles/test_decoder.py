@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from longrun.checkpoint.weight_files import parameter_shapes
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument, build_pack
+from longrun.nn.pack import build_pack
+from longrun.nn.weighted_document import WeightedDocument
 
 SIZES = {
     "vocab_size": 67,

@@ -14,7 +14,8 @@ import torch
 from longrun.errors import ConfigError
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument, build_pack
+from longrun.nn.pack import build_pack
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.data import Replicated
 from longrun.parallel.mesh import Mesh
 

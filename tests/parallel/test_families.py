@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("families")]
 SIZES = {

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from longrun.nn.architecture import Arch
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.mesh import Mesh
 
 pytestmark = pytest.mark.timeout(300)

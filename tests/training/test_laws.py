@@ -10,6 +10,7 @@ from longrun.nn.decoder import Decoder
 from longrun.nn.kernels import KERNELS
 from longrun.nn.loss import linear_cross_entropy
 from longrun.nn.rope import rotation
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.mesh import Mesh
 from longrun.training.build import build_training
 from longrun.training.laws import verify
@@ -100,4 +101,10 @@ def test_a_wrong_backward_kernel_is_found(trainings, monkeypatch):
 def test_a_pack_of_one_document_can_be_verified(trainings):
     training = trainings["float32"]
     tokens, weights = training.packs.read(training.batches[0][0])[0]
-    verify(training.model, ALONE, [(tokens, np.zeros_like(weights))], {}, chunk_tokens=64)
+    verify(
+        training.model,
+        ALONE,
+        [WeightedDocument(tokens, np.zeros_like(weights))],
+        {},
+        chunk_tokens=64,
+    )

@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_records(world, tmp_path
         run(world, tmp_path)
     training = build_training(world.config(tmp_path), ALONE)
     first = training.packs.origins(
-        loop.tensors_of_rank(training, training.batches[2]).dealt.documents([0])
+        loop.rank_batch(training, training.batches[2]).dealt.documents([0])
     )[0]
     assert f"in {first.path}:{first.line}," in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ Two documents, ``5 6 7`` (only the last token supervised) and ``8 9``, padded to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +23,12 @@ import torch
 from torch import Tensor
 
 from longrun.errors import InputError
+from longrun.nn.weighted_document import WeightedDocument
 
 Number = TypeVar("Number", np.int32, np.float32)
 
 PADDING = -1
 """The document that a segment of padding belongs to."""
-
-
-class WeightedDocument(NamedTuple):
-    """One document as training takes it."""
-
-    ids: npt.NDArray[np.int32]
-    """Token ids, [n]."""
-    weights: npt.NDArray[np.float32]
-    """With what weight each token is supervised as a target, [n]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from longrun.nn.attention import Boundaries
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import PADDING, PackTensors, WeightedDocument, build_pack
+from longrun.nn.pack import PADDING, PackTensors, build_pack
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.collectives import Axis
 from longrun.parallel.mesh import Mesh
 

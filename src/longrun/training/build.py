@@ -24,8 +24,8 @@ from longrun.formats.text.conversation import CONVERSATION_NAME
 from longrun.nn.attention import choose_backend
 from longrun.nn.costs import ModelShape, attention_cost
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument
 from longrun.nn.probe import Heads, time_backends
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.optim.optimizers import build_optimizers
 from longrun.optim.running_average import RunningAverage
 from longrun.optim.schedules import build_schedule

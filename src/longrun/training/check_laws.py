@@ -20,7 +20,8 @@ from longrun.config.training import VerifyConfig
 from longrun.formats.plans import PackSet
 from longrun.formats.stages.atomic import write_text
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument, build_pack
+from longrun.nn.pack import build_pack
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.data import Distributed, gather_parameter
 from longrun.parallel.layouts import Layout
 from longrun.parallel.mesh import Mesh, broadcast_object

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from longrun.errors import VerificationError
-from longrun.nn.pack import WeightedDocument, build_pack
+from longrun.nn.pack import build_pack
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, stored_part
 from longrun.parallel.mesh import Mesh, all_agree, sum_over_ranks

@@ -16,7 +16,7 @@ from longrun.formats.documents import Document, DocumentSet, Origin
 from longrun.formats.plans import PackPlan, PackSet
 from longrun.formats.text.spans import SpanKind
 from longrun.nn.costs import ModelShape, attention_cost
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.training.balance import Balance, Deal, Ranks, deal_batch, pack_cost, pack_costs
 from longrun.training.batches import Batches, PackId, PackLine, TokenBatches, WindowedBatches
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longrun.nn.pack import PackTensors, WeightedDocument
+from longrun.nn.pack import PackTensors
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed
 from longrun.parallel.mesh import Mesh, sum_over_shares

@@ -9,7 +9,7 @@ from longrun.checkpoint.huggingface import load_weights
 from longrun.checkpoint.model_folder import read_config
 from longrun.nn.architecture import Arch
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import distribute, gather_parameter
 from longrun.parallel.layouts import Layout

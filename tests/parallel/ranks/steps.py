@@ -12,7 +12,7 @@ from longrun.errors import InputError
 from longrun.nn.architecture import Arch
 from longrun.nn.costs import Recompute
 from longrun.nn.decoder import Decoder
-from longrun.nn.pack import WeightedDocument
+from longrun.nn.weighted_document import WeightedDocument
 from longrun.parallel.context import lay_out
 from longrun.parallel.data import Distributed, distribute, gather_parameter, load_state, stored_part
 from longrun.parallel.layouts import Layout, Sharding
