@@ -230,7 +230,7 @@ def test_workers_die_with_the_stage(world, start, tmp_path):
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_an_error_of_a_worker_arrives_as_its_own_class(world, tmp_path, num_processes, capfd):
-    with pytest.raises(ConfigError, match="torch_varlen.*needs a CUDA device"):
+    with pytest.raises(ConfigError, match=r"torch_varlen.*needs a CUDA device"):
         stage.run(
             world.config(tmp_path / "out", num_processes=num_processes, attention="torch_varlen")
         )
