@@ -214,7 +214,9 @@ def _is_file(word: str) -> bool:
 def _is_meant_for_reference(verb: str, name: str) -> bool:
     """Say whether ``model.foo`` can only be a misspelt option, as ``model`` is no group here."""
     group, dot, _ = name.partition(".")
-    return bool(dot) and any(option.startswith(f"{group}.") for option in OPTIONS.get(verb, {}))
+    if not dot or (verb in STAGES and group in STAGES[verb].model_fields):
+        return False
+    return any(option.startswith(f"{group}.") for option in OPTIONS.get(verb, {}))
 
 
 def _value_of(

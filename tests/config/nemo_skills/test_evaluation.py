@@ -127,3 +127,11 @@ def test_a_mistake_is_one_line_that_names_the_option(verb, words, message):
     with pytest.raises(ConfigError, match=message) as caught:
         recipe_of(verb, *words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_group_of_settings_is_not_taken_for_one_of_the_reference():
+    wanted = read_words("generate", ["sandbox.isolation=process", "endpoint.url=http://a/v1"])
+    assert wanted.settings == {
+        "sandbox": {"isolation": "process"},
+        "endpoint": {"url": "http://a/v1"},
+    }
