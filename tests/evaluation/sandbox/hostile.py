@@ -508,7 +508,7 @@ def _files() -> list[Program]:
         "memory of another process": "open('/proc/@VICTIM@/mem', 'r+b')",
         "environment of the parent": "open('/proc/@PARENT@/environ', 'rb').read()",
         "descriptors of the parent": "os.readlink('/proc/@PARENT@/fd/0')",
-        "root of the parent": "os.listdir('/proc/@PARENT@/root/etc')",
+        "root of the parent": "os.listdir(os.path.join('/proc/@PARENT@', 'root', 'etc'))",
     }
     first = "[open(f'/proc/1/{name}', 'r+b') for name in ('mem', 'maps', 'syscall')]"
     own = {
