@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple
 
 import torch
 from isal import isal_zlib
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from longrun.checkpoint.checksums import damaged, verify_file
 from longrun.checkpoint.metadata import METADATA_NAME, read_metadata
 from longrun.checkpoint.sharded import MODEL_PREFIX
+from longrun.formats.closes import Closes
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """Zip: lengths of the name and of the extra field, after 26 bytes of what is known already."""
@@ -88,7 +88,7 @@ class Checked:
         return self.rows < last or self.found == self.expected
 
 
-class StoredCheckpoint:
+class StoredCheckpoint(Closes):
     """The parameters of one checkpoint, whatever layout saved it; a context that closes files."""
 
     def __init__(self, path: Path) -> None:
@@ -111,16 +111,7 @@ class StoredCheckpoint:
             for index, info in (metadata.storage_data or {}).items()
         }
 
-    def __enter__(self) -> Self:
-        """Open nothing; files are opened when they are read."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close the files that were read."""
         for file in self._files.values():
             file.close()

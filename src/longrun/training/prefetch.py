@@ -7,13 +7,14 @@ nothing. An error of the thread is raised when the step that needs its batch ask
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
+
+from longrun.formats.closes import Closes
 
 Made = TypeVar("Made")
 
 
-class Prefetch(Generic[Made]):
+class Prefetch(Closes, Generic[Made]):
     """``make(first)``, ``make(first + 1)``, ... ``make(end - 1)``, up to ``depth`` ahead."""
 
     def __init__(self, make: Callable[[int], Made], first: int, end: int, depth: int) -> None:
@@ -37,13 +38,6 @@ class Prefetch(Generic[Made]):
             self._ahead.append(self._thread.submit(self._make, self._next))
             self._next += 1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of what is held."""
         self._thread.shutdown(cancel_futures=True)

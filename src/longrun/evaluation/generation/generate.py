@@ -17,8 +17,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +36,7 @@ from longrun.evaluation.generation.solutions import Failure, Solution
 from longrun.evaluation.generation.unfinished import UnfinishedPredictions
 from longrun.evaluation.sandbox.sandbox import Sandbox
 from longrun.formats.benchmarks import read_benchmark
+from longrun.formats.closes import Closes
 from longrun.formats.hub import fetch_missing
 from longrun.formats.predictions import (
     MODELS_NAME,
@@ -127,7 +127,7 @@ def check_failures(failures: Sequence[Failure], total: int, config: GenerateConf
     )
 
 
-class _Writer:
+class _Writer(Closes):
     """One model; its weights are loaded, or its server started, for the first missing solution."""
 
     def __init__(
@@ -149,15 +149,8 @@ class _Writer:
             style = prompter.conversation.code
             self._calls = CodeCalls(style, sandbox, prompter.encode, prompter.decode)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of what is held."""
         self._stack.close()
 
     def generate(

@@ -15,13 +15,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from longrun.config.evaluation import ServerSettings
 from longrun.errors import ResourceError
+from longrun.formats.closes import Closes
 
 log = logging.getLogger(__name__)
 COMMANDS = {
@@ -41,7 +40,7 @@ _POLL_SECONDS = 0.2
 _END_SECONDS = 15.0
 
 
-class ModelServer:
+class ModelServer(Closes):
     """A running server; use as a context manager."""
 
     def __init__(
@@ -77,19 +76,8 @@ class ModelServer:
         try:
             self._wait_until_healthy(port, settings.start_seconds)
         except BaseException:
-            self.end()
+            self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.end()
 
     @property
     def pid(self) -> int:
@@ -104,7 +92,7 @@ class ModelServer:
                 f" {self._process.returncode} ({self._last_words()}); see {self._log_path}"
             )
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the server and everything it started: first politely, then at once."""
         for number, seconds in ((signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, None)):
             with suppress(ProcessLookupError):

@@ -20,8 +20,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Self
 
 from longrun.evaluation.grading.notation import (
     LONGEST_ANSWER,
@@ -32,6 +30,7 @@ from longrun.evaluation.grading.notation import (
 )
 from longrun.evaluation.grading.numerals import read_number, same_number, strip_label
 from longrun.evaluation.sandbox.framed_process import WorkerError, WorkerProcess
+from longrun.formats.closes import Closes
 from longrun.formats.predictions import Verdict
 from longrun.formats.processes import available_cores
 
@@ -104,7 +103,7 @@ def _as_words(text: str) -> str | None:
     return _SAME_WORDS.get(bare, bare) if _WORDS.fullmatch(bare) else None
 
 
-class Grader:
+class Grader(Closes):
     """Grades pairs of answers; starts its processes when the first pair needs them."""
 
     def __init__(self) -> None:
@@ -116,15 +115,8 @@ class Grader:
         for worker in self._workers:
             self._idle.put(worker)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of what is held."""
         self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.end()

@@ -22,8 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from longrun.config.evaluation import SandboxSettings
 from longrun.errors import ResourceError
@@ -31,6 +30,7 @@ from longrun.evaluation.sandbox.framed_process import WorkerError, WorkerProcess
 from longrun.evaluation.sandbox.isolation import plan_launch
 from longrun.evaluation.sandbox.sandbox_worker import CUT
 from longrun.evaluation.sandbox.scratch import Scratch, remove_tree
+from longrun.formats.closes import Closes
 from longrun.formats.processes import available_cores
 
 _START_SECONDS = 30.0
@@ -62,7 +62,7 @@ class Execution:
         return self.status != "completed"
 
 
-class Sandbox:
+class Sandbox(Closes):
     """Starts workers, a few ahead of need, and ends them all when the block ends."""
 
     def __init__(self, settings: SandboxSettings) -> None:
@@ -88,17 +88,6 @@ class Sandbox:
             self.close()
             raise
         self._warm.append(first)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def open_session(self) -> "Session":
         """Return a session; its process is taken when the first block runs."""
