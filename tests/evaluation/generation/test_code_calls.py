@@ -28,7 +28,7 @@ def calls(sandbox, tokenizer):
     return CodeCalls(
         STYLE,
         sandbox,
-        tokenizer.encode_text,
+        lambda text, after: tokenizer.encode_text(text, after=after),
         lambda ids: decoder.decode(ids, skip_special_tokens=False),
     )
 
@@ -138,7 +138,7 @@ def test_output_and_notice_are_tokenized_apart(sandbox, tokenizer):
     calls = CodeCalls(
         STYLE,
         sandbox,
-        lambda text: [*tokenizer.encode_text(text), mark],
+        lambda text, after: [*tokenizer.encode_text(text), mark],
         lambda ids: decoder.decode([token for token in ids if token != mark]),
     )
     solution = begin()
@@ -235,3 +235,21 @@ def test_solutions_without_a_tool_are_never_stopped_for_a_call(calls, tokenizer)
     solution = begin()
     solution.problem = structs.replace(solution.problem, mode="cot")
     assert not write(calls, tokenizer, solution, CALL.format("1"))
+
+
+def test_output_and_notice_are_encoded_after_the_text_in_front_of_them(sandbox, tokenizer):
+    decoder, asked = Tokenizer.from_file(str(tokenizer.path)), {}
+
+    def encode(text, after):
+        asked[text] = after
+        return tokenizer.encode_text(text, after=after)
+
+    calls = CodeCalls(
+        STYLE, sandbox, encode, lambda ids: decoder.decode(ids, skip_special_tokens=False)
+    )
+    solution = begin()
+    write(calls, tokenizer, solution, CALL.format("1"))
+    answer(calls, solution)
+    output, notice = STYLE.format_output("1\n"), STYLE.format_notice(1)
+    assert asked[output] == CALL.format("1") + "\n"
+    assert asked[notice].endswith(output)

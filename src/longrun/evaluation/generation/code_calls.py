@@ -71,7 +71,7 @@ class CodeCalls:
         self,
         style: CodeStyle,
         sandbox: Sandbox,
-        encode: Callable[[str], list[int]],
+        encode: Callable[[str, str], list[int]],
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._style = style
@@ -160,7 +160,8 @@ class CodeCalls:
         tokens, written = self._close_segment(solution)
         output = self._style.format_output(execution.text)
         notice = self._style.format_notice(solution.calls_left)
-        tokens += self._encode(output) + self._encode(notice)
+        before = written[-1][1]
+        tokens += self._encode(output, before) + self._encode(notice, before + output)
         if solution.segment_start + len(tokens) >= solution.most_tokens:
             solution.finish = "length"  # no room for the output and one more token
             return
@@ -176,7 +177,7 @@ class CodeCalls:
         call = self._call_of(solution)
         text = written[: call.text_end] + "\n"
         if written == text[:-1]:
-            tokens = tokens + self._encode("\n")
+            tokens = tokens + self._encode("\n", written)
         elif written != text:
-            tokens = self._encode(text)
+            tokens = self._encode(text, "")
         return tokens, [(None, text[: call.begin]), (SpanKind.CODE, text[call.begin :])]

@@ -96,9 +96,12 @@ class Prompter:
         except InputError as error:
             raise InputError.at(path, problem.line, str(error)) from None
 
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of one piece of a solution; control tokens in it stay text."""
-        return self._tokenizer.encode_text(text)
+    def encode(self, text: str, after: str = "") -> list[int]:
+        """Return the tokens of one piece of a solution; control tokens in it stay text.
+
+        ``after``: the text in front of it, as training has it: no space is put between them.
+        """
+        return self._tokenizer.encode_text(text, after=after)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens``, control tokens included."""
